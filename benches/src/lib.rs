@@ -1,0 +1,1 @@
+//! Benchmarks of Drystone, beside their peers.

@@ -1,0 +1,2 @@
+//! The `drystone` program.
+fn main() {}

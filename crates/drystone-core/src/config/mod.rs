@@ -1,0 +1,1 @@
+//! Configuration: see the helper at work.

@@ -1,0 +1,1 @@
+//! The CUDA device behind Drystone: the driver contract over the CUDA driver API.

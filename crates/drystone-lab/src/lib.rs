@@ -1,0 +1,1 @@
+//! The Drystone policy lab: replays traces through allocation policies and measures them.

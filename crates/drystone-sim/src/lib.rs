@@ -1,0 +1,1 @@
+//! A simulated CUDA device for Drystone: capacity, costs on a virtual clock, lagging streams, faults, misuse detection.
