@@ -278,6 +278,13 @@ fn every_key_explains_itself() {
 }
 
 #[test]
+fn only_what_is_set_is_printed() {
+    for text in ["", "roundup_power2_divisions:[256:1,512:2,1024:4,>:8],limit:12GiB,history:5"] {
+        assert_eq!(Config::parse(text).map(|config| config.to_string()), Ok(text.to_owned()));
+    }
+}
+
+#[test]
 fn divisions_by_size() {
     let config = Config::parse("roundup_power2_divisions:[256:1,512:2,1024:4,>:8]")
         .expect("the example of torch's documentation");

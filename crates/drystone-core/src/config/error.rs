@@ -65,7 +65,7 @@ fn at(position: Option<usize>) -> String {
 }
 
 fn did_you_mean(nearest: Option<&str>) -> String {
-    nearest.map(|key| format!(": did you mean `{key}`?")).unwrap_or_default()
+    nearest.map(|key| format!(" (did you mean `{key}`?)")).unwrap_or_default()
 }
 
 fn all_keys() -> String {

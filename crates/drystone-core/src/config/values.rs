@@ -101,14 +101,16 @@ impl Value {
 
 /// The text of divisions that [`Value::torch_divisions`] reads back; `None` when all are 0.
 pub(super) fn show_divisions(slots: &[u64; 16]) -> Option<String> {
-    let [first, rest @ ..] = slots;
-    if rest.iter().all(|slot| slot == first) {
-        return (*first != 0).then(|| first.to_string());
+    let first = slots[0];
+    let run = slots.iter().take_while(|&&slot| slot == first).count();
+    if run == slots.len() {
+        return (first != 0).then(|| first.to_string());
     }
-    let mut text = format!("[1:{first}");
-    for (slot, divisions) in slots.iter().enumerate().skip(1).filter(|&(_, &d)| d != 0) {
+    // The first interval fills the slots below it too.
+    let mut text = format!("[{}:{first}", 1u64 << (run - 1));
+    for (slot, divisions) in slots.iter().enumerate().skip(run).filter(|&(_, &d)| d != 0) {
         // `>` counts from the last interval written, which must be the slot below.
-        let below_is_written = slot == 1 || slots[slot - 1] != 0;
+        let below_is_written = slot == run || slots[slot - 1] != 0;
         if below_is_written && slots[slot..].iter().all(|later| later == divisions) {
             text.push_str(&format!(",>:{divisions}"));
             break;
