@@ -1,0 +1,93 @@
+//! The driver inside a stream capture; skipped where there is no device.
+//!
+//! One test: a capture concerns the whole context, so other tests of the process would disturb it.
+
+mod common;
+
+use std::thread;
+
+use common::{DEVICE, driver};
+use cudarc::driver::sys::{self, CUstreamCaptureMode};
+use drystone_core::{Driver, DriverErrorKind};
+use drystone_cuda::{CaptureMode, CudaDriver, Pattern};
+
+const WORDS: u64 = 1 << 16;
+
+/// This thread's capture mode.
+fn thread_mode() -> CUstreamCaptureMode {
+    let mut mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+    exchange_thread_mode(&mut mode);
+    let found = mode;
+    exchange_thread_mode(&mut mode);
+    found
+}
+
+fn exchange_thread_mode(mode: &mut CUstreamCaptureMode) {
+    // SAFETY: the driver reads and writes one mode at the address of a live one.
+    let result = unsafe { sys::cuThreadExchangeStreamCaptureMode(mode) };
+    assert_eq!(result, sys::CUresult::CUDA_SUCCESS);
+}
+
+/// What an allocator may do while somebody captures.
+fn allocate(driver: &CudaDriver) -> u64 {
+    let address = driver.segment_alloc(DEVICE, WORDS * 8).expect("memory inside a capture");
+    let event = driver.event_create(DEVICE).expect("event inside a capture");
+    let other = driver.create_stream(DEVICE).expect("stream inside a capture");
+    driver.event_record(DEVICE, event, other).expect("record on a stream that is not captured");
+    driver.event_synchronize(DEVICE, event).expect("wait inside a capture");
+    assert_eq!(driver.event_query(DEVICE, event), Ok(true));
+    driver.event_destroy(DEVICE, event).expect("it is live");
+    driver.destroy_stream(DEVICE, other).expect("it is live");
+    driver.device_memory(DEVICE).expect("memory information inside a capture");
+    address
+}
+
+fn capture_in(driver: &CudaDriver, pattern: &Pattern<'_>, mode: CaptureMode) {
+    let stream = driver.create_stream(DEVICE).expect("stream");
+    let event = driver.event_create(DEVICE).expect("event");
+    let errors = driver.segment_alloc(DEVICE, 512).expect("memory");
+    driver.fill_u8(DEVICE, errors, 512, 0, stream).expect("fill");
+    driver.synchronize_stream(DEVICE, stream).expect("wait");
+    let mode_before = thread_mode();
+
+    driver.begin_capture(DEVICE, stream, mode).expect("capture");
+    let block = allocate(driver);
+    let elsewhere = thread::scope(|scope| {
+        scope.spawn(|| allocate(driver)).join().expect("another thread allocates")
+    });
+    let refused = driver.event_record(DEVICE, event, stream).expect_err("a captured stream");
+    assert_eq!(refused.kind, DriverErrorKind::NotPermitted);
+    let refused = driver.stream_wait_event(DEVICE, stream, event).expect_err("a captured stream");
+    assert_eq!(refused.kind, DriverErrorKind::NotPermitted);
+    pattern.stamp(stream, block, WORDS, 0xabc, 0).expect("launch");
+    pattern.check(stream, block, WORDS, 0xabc, errors).expect("launch");
+    let graph = driver.end_capture(DEVICE, stream).expect("nothing spoilt the capture");
+    assert_eq!(thread_mode(), mode_before);
+
+    // SAFETY: `pattern` keeps the kernels loaded.
+    let exec = unsafe { graph.instantiate() }.expect("graph");
+    drop(graph);
+    for _ in 0..2 {
+        // SAFETY: block and counter are live until the stream has passed the launches.
+        unsafe { driver.launch_graph(DEVICE, stream, &exec) }.expect("launch");
+    }
+    driver.synchronize_stream(DEVICE, stream).expect("wait");
+    let mut wrong = [0xff; 8];
+    driver.copy_to_host(DEVICE, errors, &mut wrong).expect("copy");
+    assert_eq!(u64::from_le_bytes(wrong), 0, "the graph stamped before it checked");
+
+    for address in [block, elsewhere, errors] {
+        driver.segment_free(DEVICE, address).expect("it is live");
+    }
+    driver.event_destroy(DEVICE, event).expect("it is live");
+    driver.destroy_stream(DEVICE, stream).expect("it is live");
+}
+
+#[test]
+fn allocation_works_in_every_capture_mode() {
+    let Some(driver) = driver() else { return };
+    let pattern = Pattern::load(&driver, DEVICE).expect("kernels");
+    for mode in [CaptureMode::Global, CaptureMode::ThreadLocal, CaptureMode::Relaxed] {
+        capture_in(&driver, &pattern, mode);
+    }
+}
