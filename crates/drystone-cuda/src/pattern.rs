@@ -5,7 +5,7 @@ use drystone_core::{DeviceId, StreamId};
 
 use crate::driver::CudaDriver;
 use crate::error::CudaError;
-use crate::ffi::{Kernel, LaunchShape, Module};
+use crate::ffi::{Kernel, LaunchShape};
 use crate::work::holder;
 
 /// The kernels behind [`Pattern`], as PTX text for compute capability 7.0 and above:
@@ -24,14 +24,14 @@ const WORD: u64 = 8;
 /// `value ^ i`.
 ///
 /// Ranges must be within one live segment of the driver and begin at a multiple of 8; otherwise a
-/// call gives [`CudaError::InvalidValue`]. No call waits. Dropping it waits for the device.
+/// call gives [`CudaError::InvalidValue`]. No call waits. Dropping it waits for the device, as for
+/// any [`Module`](crate::Module).
 #[derive(Debug)]
 pub struct Pattern<'d> {
     driver: &'d CudaDriver,
     device: DeviceId,
     stamp: Kernel,
     check: Kernel,
-    _module: Module,
 }
 
 impl<'d> Pattern<'d> {
@@ -39,7 +39,7 @@ impl<'d> Pattern<'d> {
     pub fn load(driver: &'d CudaDriver, device: DeviceId) -> Result<Pattern<'d>, CudaError> {
         let module = driver.load_ptx(device, PATTERN_PTX)?;
         let (stamp, check) = (module.kernel(c"stamp")?, module.kernel(c"check")?);
-        Ok(Pattern { driver, device, stamp, check, _module: module })
+        Ok(Pattern { driver, device, stamp, check })
     }
 
     /// Marks `words` words from `address` on, in the stream's order, after keeping the stream busy

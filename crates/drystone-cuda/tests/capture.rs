@@ -47,6 +47,9 @@ fn capture_in(driver: &CudaDriver, pattern: &Pattern<'_>, mode: CaptureMode) {
     let event = driver.event_create(DEVICE).expect("event");
     let errors = driver.segment_alloc(DEVICE, 512).expect("memory");
     driver.fill_u8(DEVICE, errors, 512, 0, stream).expect("fill");
+    // Once outside, since the driver may load a kernel only when it is first launched.
+    pattern.stamp(stream, errors, 1, 0, 0).expect("launch");
+    pattern.check(stream, errors, 1, 0, errors).expect("launch");
     driver.synchronize_stream(DEVICE, stream).expect("wait");
     let mode_before = thread_mode();
 

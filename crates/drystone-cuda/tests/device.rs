@@ -8,12 +8,9 @@ use std::thread;
 use common::{DEVICE, driver};
 use cudarc::driver::sys;
 use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, EventId, StreamId};
-use drystone_cuda::{CudaDriver, CudaError, Pattern};
+use drystone_cuda::{CudaDriver, CudaError};
 
 const MIB: u64 = 1 << 20;
-/// Clock cycles that take 30 to 100 ms, at 1 to 3 GHz.
-const LONG_SPIN: u64 = 100_000_000;
-
 fn kind<T: std::fmt::Debug>(result: Result<T, DriverError>) -> DriverErrorKind {
     result.expect_err("the call must be refused").kind
 }
@@ -61,7 +58,7 @@ fn segments_come_and_go_once() {
 fn wrong_arguments_are_refused() {
     let Some(driver) = driver() else { return };
     assert_eq!(kind(driver.segment_alloc(DEVICE, 0)), DriverErrorKind::InvalidValue);
-    assert_eq!(kind(driver.segment_alloc(DEVICE, 1 << 46)), DriverErrorKind::OutOfMemory);
+    assert_eq!(kind(driver.segment_alloc(DEVICE, 1 << 42)), DriverErrorKind::OutOfMemory);
     assert_eq!(kind(driver.segment_free(DEVICE, 0)), DriverErrorKind::InvalidValue);
 
     let nowhere = DeviceId(driver.device_count());
@@ -83,48 +80,6 @@ fn wrong_arguments_are_refused() {
     assert!(matches!(CudaDriver::with_devices(&[0, 0]), Err(CudaError::InvalidValue(_))));
     let absent = CudaDriver::with_devices(&[nowhere.0]);
     assert!(matches!(absent, Err(CudaError::InvalidDevice { .. })));
-}
-
-#[test]
-fn events_follow_the_stream() {
-    let Some(driver) = driver() else { return };
-    let pattern = Pattern::load(&driver, DEVICE).expect("kernels");
-    let (first, second) = (driver.create_stream(DEVICE), driver.create_stream(DEVICE));
-    let (first, second) = (first.expect("stream"), second.expect("stream"));
-    let block = driver.segment_alloc(DEVICE, 4 * MIB).expect("memory");
-    let errors = driver.segment_alloc(DEVICE, 512).expect("memory");
-    driver.fill_u8(DEVICE, errors, 512, 0, second).expect("fill");
-
-    let event = driver.event_create(DEVICE).expect("event");
-    assert_eq!(driver.event_query(DEVICE, event), Ok(true), "never recorded is done");
-    pattern.stamp(first, block, 4 * MIB / 8, 0xfeed, LONG_SPIN).expect("launch");
-    driver.event_record(DEVICE, event, first).expect("record");
-    assert_eq!(driver.event_query(DEVICE, event), Ok(false), "the kernel still spins");
-    driver.stream_wait_event(DEVICE, second, event).expect("wait");
-    pattern.check(second, block, 4 * MIB / 8, 0xfeed, errors).expect("launch");
-    driver.event_synchronize(DEVICE, event).expect("wait");
-    assert_eq!(driver.event_query(DEVICE, event), Ok(true));
-    driver.synchronize_stream(DEVICE, second).expect("wait");
-    assert_eq!(word(&driver, errors), 0, "the check ran after the stamp");
-
-    pattern.check(second, block, 4 * MIB / 8, 0xfeed ^ 1, errors).expect("launch");
-    driver.synchronize_stream(DEVICE, second).expect("wait");
-    assert_eq!(word(&driver, errors), 4 * MIB / 8, "every word differs from another mark");
-
-    // A pending event may be destroyed.
-    let pending = driver.event_create(DEVICE).expect("event");
-    pattern.stamp(first, block, 1, 0, LONG_SPIN).expect("launch");
-    driver.event_record(DEVICE, pending, first).expect("record");
-    driver.event_destroy(DEVICE, pending).expect("it is live");
-    driver.device_synchronize(DEVICE).expect("wait");
-    driver.event_destroy(DEVICE, event).expect("it is live");
-    for address in [block, errors] {
-        driver.segment_free(DEVICE, address).expect("it is live");
-    }
-    for stream in [first, second] {
-        driver.destroy_stream(DEVICE, stream).expect("it is live");
-        assert!(driver.destroy_stream(DEVICE, stream).is_err());
-    }
 }
 
 #[test]
@@ -165,7 +120,7 @@ fn current_context() -> sys::CUcontext {
 /// Calls the functions of the contract, some of them in vain.
 fn call_everything(driver: &CudaDriver) {
     let address = driver.segment_alloc(DEVICE, MIB).expect("memory");
-    driver.segment_alloc(DEVICE, 1 << 46).expect_err("too much");
+    driver.segment_alloc(DEVICE, 1 << 42).expect_err("too much");
     let event = driver.event_create(DEVICE).expect("event");
     driver.event_record(DEVICE, event, StreamId(0)).expect("record");
     driver.event_synchronize(DEVICE, event).expect("wait");
