@@ -24,15 +24,11 @@ impl Device {
     /// Loads and initialises the driver and lists its devices, at least one, in the driver's order.
     pub(crate) fn all() -> Result<Vec<Device>, NoDevice> {
         let api = Api::get()?;
-        let reports = |error| match error {
-            CudaError::Call { function, code } => NoDevice::from_code(function, code),
-            _ => NoDevice::from_code("cuInit", 0),
-        };
         // SAFETY: cuInit takes no pointer and may be called any number of times.
-        unsafe { call!(api, cuInit(0)) }.map_err(reports)?;
+        started("cuInit", unsafe { (api.cuInit)(0) })?;
         let mut count: c_int = 0;
         // SAFETY: the driver writes one int to the address of a live one.
-        unsafe { call!(api, cuDeviceGetCount(&mut count)) }.map_err(reports)?;
+        started("cuDeviceGetCount", unsafe { (api.cuDeviceGetCount)(&mut count) })?;
         if count <= 0 {
             return Err(NoDevice::NoneVisible);
         }
@@ -40,7 +36,7 @@ impl Device {
             .map(|ordinal| {
                 let mut raw: CUdevice = 0;
                 // SAFETY: the driver writes one CUdevice to the address of a live one.
-                unsafe { call!(api, cuDeviceGet(&mut raw, ordinal)) }.map_err(reports)?;
+                started("cuDeviceGet", unsafe { (api.cuDeviceGet)(&mut raw, ordinal) })?;
                 Ok(Device { api, raw })
             })
             .collect()
@@ -74,6 +70,11 @@ impl Device {
         unsafe { call!(self.api, cuDeviceGetAttribute(&mut value, attribute, self.raw)) }?;
         Ok(value)
     }
+}
+
+/// Turns the code of one of the first calls into the reason why there is no device.
+fn started(function: &'static str, code: c_int) -> Result<(), NoDevice> {
+    if code == 0 { Ok(()) } else { Err(NoDevice::from_code(function, code)) }
 }
 
 /// The primary context of a device, retained for as long as this value lives.
