@@ -1,0 +1,188 @@
+//! Memory of other streams and pools: idle segments that change heaps, and blocks that are lent.
+//!
+//! A segment whose stream is known to have passed its last use can go to any heap, and nobody
+//! waits. Under pressure a stream also takes memory that another stream may still be using, and is
+//! made to wait for that stream on the GPU; the host goes on. A block lent in this way stays in the
+//! lender's segment, with the borrower as a recorded stream, so it comes back to the lender only
+//! when the borrower has passed its free.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Allocator;
+use super::slow::{NoSegment, Quest};
+use crate::driver::{Driver, DriverError};
+use crate::heap::{Fit, Handed, Heap, IdleSegment, Located, Segment};
+use crate::pool::PoolId;
+use crate::ticket::Ticker;
+
+/// How many times the least segment an adopted one may be, so that a small request does not take
+/// the segment that the other stream will need again for a large one.
+const ADOPT_UP_TO: u64 = 2;
+
+/// An idle segment of another heap.
+struct Offer {
+    heap: Arc<Heap>,
+    ticker: Arc<Ticker>,
+    segment: IdleSegment,
+}
+
+impl<D: Driver> Allocator<D> {
+    /// Takes over an idle segment that this stream may use at once.
+    pub(super) fn adopt_passed(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
+        let Quest { device, fit, request, .. } = *quest;
+        let most = self.policy.segment_sizes(fit).1.saturating_mul(ADOPT_UP_TO);
+        let mut offers = self.offers(quest, most);
+        let events = &device.tickers.events;
+        offers.retain(|offer| {
+            if offer.ticker.stream == request.stream || offer.ticker.has_passed(offer.segment.stamp)
+            {
+                return true;
+            }
+            // Not known to have passed: have it found out by the next time at least.
+            let asked = offer
+                .ticker
+                .request(&self.driver, events, offer.segment.stamp)
+                .and_then(|()| offer.ticker.poll(&self.driver, events));
+            if let Err(error) = asked {
+                tracing::warn!(%error, "cannot tell how far {} has come", offer.ticker.stream);
+            }
+            offer.ticker.has_passed(offer.segment.stamp)
+        });
+        for offer in offers {
+            if let Some(segment) = self.detach(&offer.heap, &offer.segment) {
+                device.counters.adopted.fetch_add(1, Ordering::Relaxed);
+                return self.attach(quest, &offer.heap, segment).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes memory over that another stream may still be using, and makes this stream wait.
+    pub(super) fn borrow_waiting(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
+        let Quest { device, request, .. } = *quest;
+        for offer in self.offers(quest, u64::MAX) {
+            let Some(segment) = self.detach(&offer.heap, &offer.segment) else { continue };
+            let waits = offer.ticker.stream == request.stream
+                || self
+                    .wait_on_gpu(quest, &offer.ticker)
+                    .map_err(|error| {
+                        tracing::warn!(%error, "{} cannot wait", request.stream);
+                    })
+                    .is_ok();
+            if !waits {
+                self.put_back(&offer.heap, segment);
+                continue;
+            }
+            device.counters.adopted.fetch_add(1, Ordering::Relaxed);
+            return self.attach(quest, &offer.heap, segment).map(Some);
+        }
+        self.borrow_block(quest)
+    }
+
+    fn wait_on_gpu(&self, quest: &Quest<'_>, lender: &Ticker) -> Result<(), DriverError> {
+        lender.make_wait(&self.driver, &quest.device.tickers.events, quest.request.stream)
+    }
+
+    /// The heaps whose free memory this request may use: those of its pool, unless graphs replay
+    /// over it, and with `released` also those of pools that nobody holds any more.
+    fn lenders(&self, quest: &Quest<'_>, released: bool) -> Vec<Arc<Heap>> {
+        let Quest { device, pool, ref heap, .. } = *quest;
+        let own = !pool.is_kept_for_replay();
+        let heaps = device.totals.heaps().into_iter().filter(|(id, other)| {
+            other.id != heap.id
+                && if *id == pool.id { own } else { released && self.is_orphaned(quest, *id) }
+        });
+        heaps.map(|(_, heap)| heap).collect()
+    }
+
+    fn is_orphaned(&self, quest: &Quest<'_>, id: PoolId) -> bool {
+        quest.device.pool(id).is_none_or(|pool| pool.is_released())
+    }
+
+    /// The idle segments of other heaps that would serve the request, smallest first.
+    fn offers(&self, quest: &Quest<'_>, most: u64) -> Vec<Offer> {
+        let fit = quest.fit;
+        let mut offers = Vec::new();
+        for heap in self.lenders(quest, true) {
+            let core = heap.lock();
+            let Some(ticker) = core.ticker() else { continue };
+            for segment in core.idle_segments() {
+                let units = (segment.bytes >> crate::units::GRANULE_SHIFT) as u32;
+                if segment.kind == fit.kind && segment.bytes <= most && fit.accepts(units) {
+                    let (heap, ticker) = (Arc::clone(&heap), Arc::clone(ticker));
+                    offers.push(Offer { heap, ticker, segment });
+                }
+            }
+        }
+        offers.sort_by_key(|offer| (offer.segment.bytes, offer.segment.base));
+        offers
+    }
+
+    /// Takes an idle segment out of its heap, if it is still idle.
+    pub(super) fn detach(&self, heap: &Heap, idle: &IdleSegment) -> Option<Segment> {
+        let mut core = heap.lock();
+        let segment = heap.let_go(&mut core, idle.index, idle.base)?;
+        self.table.remove(segment.base, segment.bytes());
+        Some(segment)
+    }
+
+    /// Puts a detached segment back where it was.
+    pub(super) fn put_back(&self, heap: &Heap, segment: Segment) {
+        let mut core = heap.lock();
+        self.enter(heap, &mut core, segment);
+        core.came_to_rest();
+    }
+
+    /// Enters a segment that another heap has let go, and hands a block of it out.
+    fn attach(&self, quest: &Quest<'_>, from: &Heap, segment: Segment) -> Result<u64, NoSegment> {
+        let Quest { device, pool, ref heap, fit, request } = *quest;
+        let mut core = heap.lock();
+        if !core.is_of(pool.id, request.stream) {
+            drop(core);
+            self.put_back(from, segment);
+            return Err(NoSegment::Retired);
+        }
+        let block = self.enter(heap, &mut core, segment);
+        let handed = heap.hand_out(&mut core, block, fit);
+        device.totals.sum_up(heap, pool.id, &mut core.thresholds);
+        self.note_allocation(device, &core, handed, fit);
+        drop(core);
+        from.lock().came_to_rest();
+        Ok(handed.address)
+    }
+
+    /// Hands out a block of another heap of the pool; this stream waits for that heap's.
+    fn borrow_block(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
+        let Quest { device, fit, request, .. } = *quest;
+        let borrower = device.tickers.of(request.stream);
+        for heap in self.lenders(quest, false) {
+            let mut core = heap.lock();
+            let (Some(key), Some(lender)) = (core.key, core.ticker().cloned()) else { continue };
+            let Some(index) = core.find(fit) else { continue };
+            let handed = heap.hand_out(&mut core, index, fit);
+            // Until this stream waits, only this thread knows the address.
+            core.add_use(handed.index, Arc::clone(&borrower));
+            device.totals.after(&heap, key.pool, &mut core.thresholds, fit.kind);
+            drop(core);
+            if let Err(error) = self.wait_on_gpu(quest, &lender) {
+                tracing::warn!(%error, "{} cannot wait", request.stream);
+                self.take_back_lent(&heap, handed, fit);
+                continue;
+            }
+            device.counters.borrowed.fetch_add(1, Ordering::Relaxed);
+            self.note_allocation(device, &heap.lock(), handed, fit);
+            return Ok(Some(handed.address));
+        }
+        Ok(None)
+    }
+
+    /// Makes a block free again that was carved for a stream that then could not wait for it.
+    fn take_back_lent(&self, heap: &Heap, handed: Handed, fit: &Fit) {
+        let mut core = heap.lock();
+        core.take_uses(handed.index);
+        let Handed { index, bytes, .. } = handed;
+        let block = Located { index, kind: fit.kind, bytes, requested: fit.requested };
+        heap.give(&mut core, block);
+    }
+}

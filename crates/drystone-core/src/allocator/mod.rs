@@ -1,0 +1,352 @@
+//! The allocator: requests, frees and recorded streams; the fast path lives in this file.
+//!
+//! The other files hold what is rarer: `slow` (a request that the cache cannot serve), `release`
+//! (giving memory back), `lend` (memory of other streams), `pools`, `limits`, `report`, `check`.
+
+mod check;
+mod lend;
+mod limits;
+mod pools;
+mod release;
+mod report;
+mod slow;
+
+use std::sync::Arc;
+
+use crate::callbacks::{Callbacks, Watermark};
+use crate::config::{Config, ConfigError};
+use crate::device::Device;
+use crate::driver::{DeviceId, Driver, DriverError, StreamId};
+use crate::error::{AllocError, InvalidDevice, PointerError};
+use crate::heap::{Fit, Given, Handed, Heap, HeapCore, HeapKey, Located};
+use crate::history::{Action, History, HistoryEvent};
+use crate::meter::Metered;
+use crate::policy::Policy;
+use crate::pool::Pool;
+use crate::registry::Registry;
+use crate::table::AddressTable;
+use crate::units::{GRANULE, MAX_ALIGN, MAX_REQUEST};
+
+pub use report::{BlockInfo, BlockState, SegmentInfo};
+
+/// A request for memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Bytes; 0 is answered with the null address.
+    pub size: u64,
+    /// A power of two that the address is to be a multiple of; never less than 512 is given.
+    pub align: u64,
+    /// The device.
+    pub device: DeviceId,
+    /// The stream in whose order the memory is used first.
+    pub stream: StreamId,
+}
+
+/// A caching allocator over a device driver; see the crate's text. One serves all devices of the
+/// driver and any number of threads.
+///
+/// Dropping it gives every cached segment back. Segments with live blocks stay with the device,
+/// since the work that uses them may still run.
+pub struct Allocator<D: Driver> {
+    driver: Metered<D>,
+    config: Config,
+    policy: Policy,
+    devices: Box<[Device]>,
+    heaps: Registry,
+    table: AddressTable,
+    history: History,
+    callbacks: Callbacks,
+}
+
+/// Why an allocator could not be made.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NewError {
+    /// A field of the configuration has a value that is not allowed.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The driver could not say how much memory a device has.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+}
+
+impl<D: Driver> Allocator<D> {
+    /// An allocator over `driver`, holding nothing yet.
+    pub fn new(driver: D, config: Config) -> Result<Self, NewError> {
+        // Fields that were set by hand are held to the rules of the text form.
+        Config::parse(&config.to_string())?;
+        for key in config.without_effect() {
+            tracing::info!(key = key.name, "this setting has no effect in Drystone");
+        }
+        let driver = Metered::new(driver);
+        let devices = (0..driver.device_count())
+            .map(|id| {
+                let id = DeviceId(id);
+                let device = Device::new(id, driver.device_memory(id)?.total);
+                device.set_limit(limits::configured(&config, device.total));
+                Ok(device)
+            })
+            .collect::<Result<_, DriverError>>()?;
+        Ok(Allocator {
+            driver,
+            policy: Policy::new(&config),
+            history: History::new(config.history),
+            config,
+            devices,
+            heaps: Registry::new(),
+            table: AddressTable::new(),
+            callbacks: Callbacks::default(),
+        })
+    }
+
+    /// The configuration it was made with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The driver below.
+    pub fn driver(&self) -> &D {
+        &self.driver.inner
+    }
+
+    /// How many devices there are.
+    pub fn device_count(&self) -> u32 {
+        self.devices.len() as u32
+    }
+
+    /// Hands out `size` bytes of `device`, aligned to 512, to be used on `stream` first: the
+    /// address. 0 bytes give the null address, which [`Allocator::free`] accepts.
+    #[inline]
+    pub fn allocate(
+        &self,
+        size: u64,
+        device: DeviceId,
+        stream: StreamId,
+    ) -> Result<u64, AllocError> {
+        self.allocate_request(Request { size, align: GRANULE, device, stream })
+    }
+
+    /// Hands out memory as the request says: the address.
+    #[inline]
+    pub fn allocate_request(&self, request: Request) -> Result<u64, AllocError> {
+        let device = self.device(request.device)?;
+        if !request.align.is_power_of_two() || request.align > MAX_ALIGN {
+            return Err(AllocError::BadAlignment { align: request.align });
+        }
+        if request.size == 0 {
+            return Ok(0);
+        }
+        if request.size > MAX_REQUEST {
+            return Err(AllocError::TooLarge { size: request.size });
+        }
+        let fit = self.policy.fit(request.size, request.align);
+        let routed;
+        let mut pool = &device.default_pool;
+        if device.has_scopes()
+            && let Some(other) = device.route(request.stream)
+        {
+            routed = other;
+            pool = &routed;
+        }
+        if let Some(heap) = pool.heap(request.stream) {
+            let mut core = heap.lock();
+            if core.is_of(pool.id, request.stream)
+                && let Some(handed) = heap.allocate(&mut core, &fit)
+            {
+                device.totals.after(heap, pool.id, &mut core.thresholds, fit.kind);
+                let look = core.has_pending() && core.looks_at_pending();
+                self.note_allocation(device, &core, handed, &fit);
+                drop(core);
+                if look {
+                    self.settle(device, heap);
+                }
+                return Ok(handed.address);
+            }
+        }
+        self.allocate_slowly(device, pool, &fit, &request)
+    }
+
+    /// Takes a block back, by the address that it was handed out with. Its bytes are reusable in
+    /// the order of its stream at once, elsewhere when the stream has passed this point, and when
+    /// every stream recorded on it has. The null address is accepted and means nothing.
+    #[inline]
+    pub fn free(&self, pointer: u64) -> Result<(), PointerError> {
+        self.free_if(pointer, |_, _, _| Ok(()))
+    }
+
+    /// Like [`Allocator::free`], but refuses a block of another device or stream than the caller
+    /// believes.
+    pub fn free_on(
+        &self,
+        pointer: u64,
+        device: DeviceId,
+        stream: StreamId,
+    ) -> Result<(), PointerError> {
+        self.free_if(pointer, |core, key, block| {
+            if key.device != device {
+                let (actual, given) = (key.device, device);
+                return Err(PointerError::WrongDevice { pointer, actual, given });
+            }
+            // A block lent to another stream carries that stream as a recorded one.
+            if key.stream != stream && !core.is_used_by(block.index, stream) {
+                let (actual, given) = (key.stream, stream);
+                return Err(PointerError::WrongStream { pointer, actual, given });
+            }
+            Ok(())
+        })
+    }
+
+    #[inline]
+    fn free_if(
+        &self,
+        pointer: u64,
+        agree: impl Fn(&HeapCore, HeapKey, Located) -> Result<(), PointerError>,
+    ) -> Result<(), PointerError> {
+        if pointer == 0 {
+            return Ok(());
+        }
+        self.with_block(pointer, |heap, core, key, block| {
+            agree(core, key, block)?;
+            let device = &self.devices[key.device.0 as usize];
+            self.note_free(device, key, pointer, block);
+            let given = heap.give(core, block);
+            if given == Given::Free && self.history.is_on() {
+                self.note(Action::FreeCompleted, key, pointer, block.requested);
+            }
+            device.totals.after(heap, key.pool, &mut core.thresholds, block.kind);
+            Ok(())
+        })
+    }
+
+    /// Says that work on `stream` uses the block at `pointer` too: after its free the bytes are
+    /// not reused before that stream has passed the free. The block's own stream needs no saying.
+    pub fn record_stream(&self, pointer: u64, stream: StreamId) -> Result<(), PointerError> {
+        if pointer == 0 {
+            return Ok(());
+        }
+        self.with_block(pointer, |_, core, key, block| {
+            if key.stream != stream {
+                let ticker = self.devices[key.device.0 as usize].tickers.of(stream);
+                core.add_use(block.index, ticker);
+            }
+            Ok(())
+        })
+    }
+
+    /// Does something with the used block that starts at `pointer`, under its heap's lock.
+    #[inline]
+    fn with_block<T>(
+        &self,
+        pointer: u64,
+        run: impl FnOnce(&Heap, &mut HeapCore, HeapKey, Located) -> Result<T, PointerError>,
+    ) -> Result<T, PointerError> {
+        loop {
+            let place = self.table.find(pointer).ok_or(PointerError::Foreign { pointer })?;
+            let heap = self.heaps.get(place.heap).ok_or(PointerError::Foreign { pointer })?;
+            let mut core = heap.lock();
+            // The segment may have gone to another heap, or to the driver, before the lock was
+            // held; the table is changed under the lock, so an unchanged answer can be relied on.
+            match (core.locate(place, pointer), core.key) {
+                (Some(found), Some(key)) if self.table.find(pointer) == Some(place) => {
+                    return run(heap, &mut core, key, found?);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn device(&self, id: DeviceId) -> Result<&Device, InvalidDevice> {
+        let count = self.devices.len() as u32;
+        self.devices.get(id.0 as usize).ok_or(InvalidDevice { device: id, count })
+    }
+
+    /// The heap of a stream in a pool, made if there is none.
+    fn heap(
+        &self,
+        device: &Device,
+        pool: &Pool,
+        stream: StreamId,
+    ) -> Result<Arc<Heap>, AllocError> {
+        pool.heap_or(stream, || {
+            let heap = self.heaps.take().map_err(AllocError::TooManyHeaps)?;
+            let key = HeapKey { device: device.id, pool: pool.id, stream };
+            heap.lock().assign(key, device.tickers.of(stream));
+            device.totals.add_heap(pool.id, Arc::clone(&heap));
+            Ok(heap)
+        })
+    }
+
+    /// What else is to be written down about a block that was handed out.
+    #[inline]
+    fn note_allocation(&self, device: &Device, core: &HeapCore, handed: Handed, fit: &Fit) {
+        if self.policy.max_split_size.is_some() && self.is_oversize(handed.bytes) {
+            device.counters.oversize_allocations.up();
+        }
+        if self.history.is_on()
+            && let Some(key) = core.key
+        {
+            self.note(Action::Alloc, key, handed.address, fit.requested);
+        }
+    }
+
+    /// What else is to be written down about a block that comes back.
+    #[inline]
+    fn note_free(&self, device: &Device, key: HeapKey, address: u64, block: Located) {
+        if self.policy.max_split_size.is_some() && self.is_oversize(block.bytes) {
+            device.counters.oversize_allocations.down();
+        }
+        if self.history.is_on() {
+            self.note(Action::FreeRequested, key, address, block.requested);
+        }
+    }
+
+    #[cold]
+    fn note(&self, action: Action, key: HeapKey, address: u64, size: u64) {
+        self.history.push(HistoryEvent {
+            time_ns: self.driver.now_ns(),
+            action,
+            device: key.device,
+            pool: key.pool,
+            stream: key.stream,
+            address,
+            size,
+        });
+    }
+
+    /// Registers a callback for when the bytes reserved of a device pass a soft watermark on the
+    /// way up. It is called once per passing, with no lock held, by the thread that allocates.
+    pub fn on_pressure(
+        &self,
+        device: DeviceId,
+        watermark: Watermark,
+        call: impl Fn(&crate::Pressure) + Send + Sync + 'static,
+    ) -> Result<crate::CallbackId, InvalidDevice> {
+        self.device(device)?;
+        Ok(self.callbacks.on_pressure(device, watermark, Arc::new(call)))
+    }
+
+    /// Registers a callback for when a request is about to fail for lack of memory. It may free
+    /// blocks of this allocator, or memory of others; if it returns true the request is tried
+    /// again, at most `oom_retries` times. Called with no lock held.
+    pub fn on_out_of_memory(
+        &self,
+        call: impl Fn(&crate::OutOfMemory) -> bool + Send + Sync + 'static,
+    ) -> crate::CallbackId {
+        self.callbacks.on_oom(Arc::new(call))
+    }
+
+    /// Forgets a callback; false if it is not known.
+    pub fn remove_callback(&self, id: crate::CallbackId) -> bool {
+        self.callbacks.remove(id)
+    }
+}
+
+impl<D: Driver> Drop for Allocator<D> {
+    fn drop(&mut self) {
+        for device in &self.devices {
+            if let Err(error) = self.release_everything(device) {
+                tracing::warn!(%error, device = device.id.0, "memory could not be given back");
+            }
+        }
+    }
+}

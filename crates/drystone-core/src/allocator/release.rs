@@ -1,0 +1,258 @@
+//! Giving memory back to the driver: idle segments, and what must be waited for first.
+//!
+//! Segments leave their heaps first, so nobody can use them; then the device is waited for once;
+//! then the driver takes them. If it refuses, they go back to where they were.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Allocator;
+use crate::device::Device;
+use crate::driver::{DeviceId, Driver, DriverError};
+use crate::error::PoolError;
+use crate::heap::{Heap, HeapKey, IdleSegment, Segment};
+use crate::history::Action;
+use crate::pool::PoolId;
+use crate::units::Kind;
+
+/// An idle segment, and the heap it is in.
+struct Candidate {
+    heap: Arc<Heap>,
+    idle: IdleSegment,
+}
+
+impl<D: Driver> Allocator<D> {
+    /// Gives every idle segment of the device back: those of the default pool and of pools that
+    /// nobody holds. Waits for the device if there are any. Bytes given back.
+    pub fn empty_cache(&self, device: DeviceId) -> Result<u64, PoolError> {
+        let device = self.device(device)?;
+        self.settle_all(device);
+        Ok(self.release_cached(device, None)?)
+    }
+
+    /// Gives every idle segment of one pool back, held or not. A pool that a captured graph holds
+    /// is refused: replays use its memory even where no block is live.
+    pub fn empty_pool_cache(&self, device: DeviceId, pool: PoolId) -> Result<u64, PoolError> {
+        let device = self.device(device)?;
+        let unknown = PoolError::Unknown { device: device.id, pool };
+        if device.pool(pool).ok_or(unknown)?.is_kept_for_replay() {
+            return Err(PoolError::Captured { device: device.id, pool });
+        }
+        self.settle_all(device);
+        Ok(self.release_cached(device, Some(pool))?)
+    }
+
+    fn settle_all(&self, device: &Device) {
+        for (_, heap) in device.totals.heaps() {
+            self.settle(device, &heap);
+        }
+    }
+
+    /// Gives idle segments back: of one pool, or of all from which it may be taken. Does nothing
+    /// while a capture is underway.
+    pub(super) fn release_cached(
+        &self,
+        device: &Device,
+        pool: Option<PoolId>,
+    ) -> Result<u64, DriverError> {
+        let candidates = self.candidates(device, |id| match pool {
+            Some(pool) => id == pool,
+            None => self.may_release(device, id),
+        });
+        let released = self.release(device, candidates)?;
+        self.retire_released_pools(device);
+        Ok(released)
+    }
+
+    /// Whether memory cached by a pool may be taken from it: it is the default pool's, or nobody
+    /// holds the pool.
+    fn may_release(&self, device: &Device, id: PoolId) -> bool {
+        id == PoolId::DEFAULT || device.pool(id).is_none_or(|pool| pool.is_released())
+    }
+
+    /// Idle segments of the pools that `wanted` names; none while a capture is underway.
+    fn candidates(&self, device: &Device, wanted: impl Fn(PoolId) -> bool) -> Vec<Candidate> {
+        if device.is_capturing() {
+            return Vec::new();
+        }
+        let heaps = device.totals.heaps().into_iter().filter(|(id, _)| wanted(*id));
+        heaps
+            .flat_map(|(_, heap)| {
+                let idle = heap.lock().idle_segments();
+                idle.into_iter().map(move |idle| Candidate { heap: Arc::clone(&heap), idle })
+            })
+            .collect()
+    }
+
+    /// Gives the candidates that are still idle back: bytes given back.
+    fn release(&self, device: &Device, candidates: Vec<Candidate>) -> Result<u64, DriverError> {
+        let mut leaving: Vec<(Arc<Heap>, Segment)> = Vec::new();
+        for Candidate { heap, idle } in candidates {
+            if let Some(segment) = self.detach(&heap, &idle) {
+                leaving.push((heap, segment));
+            }
+        }
+        if leaving.is_empty() {
+            return Ok(0);
+        }
+        let mut result = self.synchronize(device);
+        let mut released = 0;
+        // Large segments first: they are what a waiting request needs.
+        leaving.sort_by_key(|(_, segment)| std::cmp::Reverse(segment.bytes()));
+        for (heap, segment) in leaving {
+            if result.is_ok() {
+                let key = heap.lock().key;
+                result = self.give_to_driver(device, &segment);
+                if result.is_ok() {
+                    released += segment.bytes();
+                    self.account_release(&heap, key, &segment);
+                    continue;
+                }
+            }
+            self.put_back(&heap, segment);
+        }
+        let limit = device.limit().unwrap_or(device.total);
+        self.callbacks.reserved_is(device.id, device.reserved(), limit);
+        result.map(|()| released)
+    }
+
+    fn account_release(&self, heap: &Heap, key: Option<HeapKey>, segment: &Segment) {
+        let mut core = heap.lock();
+        heap.counters.of(segment.kind).segment_freed(segment.bytes());
+        core.came_to_rest();
+        drop(core);
+        if self.history.is_on()
+            && let Some(key) = key
+        {
+            self.note(Action::SegmentFree, key, segment.base, segment.bytes());
+        }
+    }
+
+    /// Lets the driver take a segment that is in no heap.
+    pub(super) fn give_to_driver(
+        &self,
+        device: &Device,
+        segment: &Segment,
+    ) -> Result<(), DriverError> {
+        self.driver.segment_free(device.id, segment.base)?;
+        device.unreserve(segment.bytes());
+        device.counters.device_free.fetch_add(1, Ordering::Relaxed);
+        if self.is_oversize(segment.bytes()) {
+            device.counters.oversize_segments.down();
+        }
+        Ok(())
+    }
+
+    fn synchronize(&self, device: &Device) -> Result<(), DriverError> {
+        device.counters.sync_all_streams.fetch_add(1, Ordering::Relaxed);
+        self.driver.device_synchronize(device.id)
+    }
+
+    /// Step 6 of the slow path, torch's rule for `max_split_size`: the smallest idle segment that
+    /// makes room for the request, else the largest ones until there is enough. True if so.
+    pub(super) fn release_enough(&self, device: &Device, needed: u64) -> Result<bool, DriverError> {
+        let key = needed.max(self.policy.max_split_size.unwrap_or(0));
+        let mut idle = self.candidates(device, |id| self.may_release(device, id));
+        idle.retain(|candidate| {
+            candidate.idle.kind == Kind::Large && self.is_oversize(candidate.idle.bytes)
+        });
+        idle.sort_by_key(|candidate| candidate.idle.bytes);
+        if let Some(at) = idle.iter().position(|candidate| candidate.idle.bytes >= key) {
+            let one = idle.swap_remove(at);
+            return Ok(self.release(device, vec![one])? >= needed);
+        }
+        let (mut chosen, mut sum) = (Vec::new(), 0);
+        while sum < key
+            && let Some(candidate) = idle.pop()
+        {
+            sum += candidate.idle.bytes;
+            chosen.push(candidate);
+        }
+        Ok(sum >= key && self.release(device, chosen)? >= needed)
+    }
+
+    /// Step 2, torch's rule for `garbage_collection_threshold`: once more than that part of the
+    /// limit is reserved, idle large segments of at least average age go, round after round, until
+    /// it is less. Only where a limit is set. A failure is not the request's: it is logged.
+    pub(super) fn collect_garbage(&self, device: &Device) {
+        let threshold = self.policy.garbage_collection_threshold;
+        let Some(limit) = device.limit().filter(|_| threshold > 0.0) else { return };
+        let allowed = (limit as f64 * threshold) as u64;
+        let mut excess = device.reserved().saturating_sub(allowed);
+        if excess == 0 {
+            return;
+        }
+        let mut idle = self.candidates(device, |id| id == PoolId::DEFAULT);
+        idle.retain(|candidate| candidate.idle.kind == Kind::Large);
+        let mut chosen = Vec::new();
+        while excess > 0 && !idle.is_empty() {
+            let ages: u64 = idle.iter().map(|candidate| candidate.idle.age).sum();
+            let mean = ages / idle.len() as u64;
+            idle.retain_mut(|candidate| {
+                let goes = excess > 0 && candidate.idle.age >= mean;
+                if goes {
+                    excess = excess.saturating_sub(candidate.idle.bytes);
+                    let heap = Arc::clone(&candidate.heap);
+                    chosen.push(Candidate { heap, idle: candidate.idle.clone() });
+                }
+                !goes
+            });
+        }
+        if let Err(error) = self.release(device, chosen) {
+            tracing::warn!(%error, "garbage collection could not give memory back");
+        }
+    }
+
+    /// Step 7: the host waits for all pending blocks of the device. True if there were any.
+    pub(super) fn wait_for_pending(&self, device: &Device) -> Result<bool, DriverError> {
+        let mut any = false;
+        for (_, heap) in device.totals.heaps() {
+            let waits = heap.lock().waits();
+            for wait in waits {
+                any = true;
+                wait.ticker.wait(&self.driver, &device.tickers.events, wait.stamp)?;
+            }
+            self.settle_known(device, &heap);
+        }
+        if any {
+            device.counters.sync_all_streams.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(any)
+    }
+
+    /// Takes the heaps of pools that nobody holds, and that hold nothing, for other uses.
+    pub(super) fn retire_released_pools(&self, device: &Device) {
+        for pool in device.released_pools() {
+            let heaps = || device.totals.heaps().into_iter().filter(|(id, _)| *id == pool.id);
+            let empty = heaps().all(|(_, heap)| heap.lock().is_empty());
+            if !empty || !device.forget_pool(pool.id) {
+                continue;
+            }
+            for (id, heap) in heaps() {
+                let mut core = heap.lock();
+                // A request may have filled it since; then it stays, an orphan whose memory
+                // others may adopt.
+                if core.is_empty() {
+                    device.totals.retire_heap(&heap, id);
+                    core.retire();
+                    heap.counters.clear();
+                    drop(core);
+                    self.heaps.give(heap.id);
+                }
+            }
+            device.totals.retire_pool(pool.id);
+        }
+    }
+
+    /// At the allocator's end: every idle segment of every pool, and every event.
+    pub(super) fn release_everything(&self, device: &Device) -> Result<(), DriverError> {
+        self.wait_for_pending(device)?;
+        let candidates = self.candidates(device, |_| true);
+        self.release(device, candidates)?;
+        let live = device.totals.stats(None).all(crate::Metric::ActiveBytes).current;
+        if live > 0 {
+            tracing::warn!(live, device = device.id.0, "live blocks stay with the device");
+        }
+        device.tickers.destroy_events(&self.driver)
+    }
+}

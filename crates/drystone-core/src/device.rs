@@ -1,0 +1,213 @@
+//! What the allocator knows of one device: its pools, its limit, its streams' tickets, its totals.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::driver::{DeviceId, StreamId};
+use crate::pool::{Pool, PoolId, Purpose};
+use crate::stats::Stat;
+use crate::stats::totals::Totals;
+use crate::ticket::Tickers;
+
+/// Which streams' requests a begun pool serves.
+pub(crate) type StreamFilter = Arc<dyn Fn(StreamId) -> bool + Send + Sync>;
+
+/// A pool that was begun and not ended.
+#[derive(Clone)]
+pub(crate) struct Scope {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) purpose: Purpose,
+    pub(crate) filter: StreamFilter,
+}
+
+/// A statistic that is rare enough for a lock.
+#[derive(Debug, Default)]
+pub(crate) struct SlowStat(Mutex<Stat>);
+
+impl SlowStat {
+    pub(crate) fn up(&self) {
+        let mut stat = self.0.lock();
+        stat.current += 1;
+        stat.allocated += 1;
+        stat.peak = stat.peak.max(stat.current);
+    }
+    pub(crate) fn down(&self) {
+        let mut stat = self.0.lock();
+        stat.current -= 1;
+        stat.freed += 1;
+    }
+    pub(crate) fn get(&self) -> Stat {
+        *self.0.lock()
+    }
+    pub(crate) fn reset_peak(&self) {
+        let mut stat = self.0.lock();
+        stat.peak = stat.current;
+    }
+    pub(crate) fn reset_accumulated(&self) {
+        let mut stat = self.0.lock();
+        (stat.allocated, stat.freed) = (0, 0);
+    }
+}
+
+/// Events of a device that are counted once in a while.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceCounters {
+    pub(crate) alloc_retries: AtomicU64,
+    pub(crate) ooms: AtomicU64,
+    pub(crate) sync_all_streams: AtomicU64,
+    pub(crate) device_alloc: AtomicU64,
+    pub(crate) device_free: AtomicU64,
+    pub(crate) borrowed: AtomicU64,
+    pub(crate) adopted: AtomicU64,
+    pub(crate) oversize_allocations: SlowStat,
+    pub(crate) oversize_segments: SlowStat,
+}
+
+/// One device of the allocator.
+pub(crate) struct Device {
+    pub(crate) id: DeviceId,
+    /// Bytes the device has.
+    pub(crate) total: u64,
+    /// Bytes held of the device, and asked for at this moment.
+    reserved: AtomicU64,
+    /// The most that may be reserved; `u64::MAX` for no limit.
+    limit: AtomicU64,
+    pub(crate) default_pool: Arc<Pool>,
+    private_pools: RwLock<HashMap<PoolId, Arc<Pool>>>,
+    scopes: RwLock<Vec<Scope>>,
+    /// How many scopes there are, so that the fast path need not look.
+    active_scopes: AtomicU32,
+    captures: AtomicU32,
+    pub(crate) tickers: Tickers,
+    pub(crate) totals: Totals,
+    pub(crate) counters: DeviceCounters,
+}
+
+/// No limit.
+const UNLIMITED: u64 = u64::MAX;
+
+impl Device {
+    pub(crate) fn new(id: DeviceId, total: u64) -> Self {
+        Device {
+            id,
+            total,
+            reserved: AtomicU64::new(0),
+            limit: AtomicU64::new(UNLIMITED),
+            default_pool: Arc::new(Pool::new(PoolId::DEFAULT)),
+            private_pools: RwLock::new(HashMap::new()),
+            scopes: RwLock::new(Vec::new()),
+            active_scopes: AtomicU32::new(0),
+            captures: AtomicU32::new(0),
+            tickers: Tickers::new(id),
+            totals: Totals::new(),
+            counters: DeviceCounters::default(),
+        }
+    }
+
+    /// Bytes held of the device.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved.load(Ordering::Acquire)
+    }
+
+    /// The limit in bytes, if there is one.
+    pub(crate) fn limit(&self) -> Option<u64> {
+        Some(self.limit.load(Ordering::Acquire)).filter(|&limit| limit != UNLIMITED)
+    }
+
+    pub(crate) fn set_limit(&self, limit: Option<u64>) {
+        self.limit.store(limit.unwrap_or(UNLIMITED), Ordering::Release);
+    }
+
+    /// Counts bytes as held before they are asked for, so that no two threads pass the limit
+    /// together. False, and nothing counted, if the limit forbids it.
+    pub(crate) fn reserve(&self, bytes: u64) -> bool {
+        let limit = self.limit.load(Ordering::Acquire);
+        let fits = |held: u64| held.checked_add(bytes).filter(|&sum| sum <= limit);
+        self.reserved.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok()
+    }
+
+    /// Counts bytes as held no more.
+    pub(crate) fn unreserve(&self, bytes: u64) {
+        self.reserved.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    /// Whether a stream capture is underway: nothing may be waited for, asked about or given back.
+    pub(crate) fn is_capturing(&self) -> bool {
+        self.captures.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether any pool was begun.
+    #[inline]
+    pub(crate) fn has_scopes(&self) -> bool {
+        self.active_scopes.load(Ordering::Acquire) > 0
+    }
+
+    /// The pool begun last whose filter wants this stream, and whether it is for a capture.
+    #[cold]
+    pub(crate) fn route(&self, stream: StreamId) -> Option<Arc<Pool>> {
+        // The filters are the caller's code: run without the lock.
+        let scopes = self.scopes.read().clone();
+        scopes.into_iter().rev().find(|scope| (scope.filter)(stream)).map(|scope| scope.pool)
+    }
+
+    /// The pool of this name; the default one too.
+    pub(crate) fn pool(&self, id: PoolId) -> Option<Arc<Pool>> {
+        if id == PoolId::DEFAULT {
+            return Some(Arc::clone(&self.default_pool));
+        }
+        self.private_pools.read().get(&id).cloned()
+    }
+
+    /// Holds a pool once more, made on first use.
+    pub(crate) fn retain_pool(&self, id: PoolId, captured: bool) -> Arc<Pool> {
+        let mut pools = self.private_pools.write();
+        let pool = pools.entry(id).or_insert_with(|| Arc::new(Pool::new(id)));
+        let mut holding = pool.holding.lock();
+        holding.uses += 1;
+        holding.captured |= captured;
+        drop(holding);
+        Arc::clone(pool)
+    }
+
+    /// The private pools that nobody holds any more.
+    pub(crate) fn released_pools(&self) -> Vec<Arc<Pool>> {
+        self.private_pools.read().values().filter(|pool| pool.is_released()).cloned().collect()
+    }
+
+    /// Forgets a private pool if nobody holds it. True if it did.
+    pub(crate) fn forget_pool(&self, id: PoolId) -> bool {
+        let mut pools = self.private_pools.write();
+        let released = pools.get(&id).is_some_and(|pool| pool.is_released());
+        released && pools.remove(&id).is_some()
+    }
+
+    /// Begins a scope. False if the pool has one.
+    pub(crate) fn begin(&self, scope: Scope) -> bool {
+        let mut scopes = self.scopes.write();
+        if scopes.iter().any(|other| other.pool.id == scope.pool.id) {
+            return false;
+        }
+        if scope.purpose == Purpose::Capture {
+            self.captures.fetch_add(1, Ordering::AcqRel);
+        }
+        self.active_scopes.fetch_add(1, Ordering::AcqRel);
+        scopes.push(scope);
+        true
+    }
+
+    /// Ends a pool's scope. False if it has none.
+    pub(crate) fn end(&self, id: PoolId) -> bool {
+        let mut scopes = self.scopes.write();
+        let Some(at) = scopes.iter().position(|scope| scope.pool.id == id) else {
+            return false;
+        };
+        if scopes.remove(at).purpose == Purpose::Capture {
+            self.captures.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.active_scopes.fetch_sub(1, Ordering::AcqRel);
+        true
+    }
+}

@@ -1,0 +1,129 @@
+//! The invariants of a heap, checked by every property test.
+
+use super::{Heap, HeapCore, Segment};
+use crate::block::{BlockIndex, NONE, State};
+use crate::stats::Metric;
+use crate::stats::counters::{Split, Values};
+use crate::units::Kind;
+
+impl Heap {
+    /// Checks blocks, bins, segments and counters against each other.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let core = self.lock();
+        let inner = core.check(self);
+        inner.map_err(|what| format!("heap {} ({:?}): {what}", self.id, core.key))
+    }
+}
+
+/// What a walk over the blocks adds up to.
+#[derive(Default)]
+struct Sums {
+    values: [Values; 2],
+    blocks: usize,
+    free: [usize; 2],
+    pending: usize,
+    recorded: usize,
+    idle: u32,
+}
+
+impl HeapCore {
+    fn check(&self, heap: &Heap) -> Result<(), String> {
+        let mut sums = Sums::default();
+        for (at, segment) in self.segments.iter().enumerate() {
+            match segment {
+                Some(segment) => self.check_segment(at as u32, segment, &mut sums)?,
+                None if self.vacant_segments.contains(&(at as u32)) => {}
+                None => return Err(format!("segment {at} is gone but not vacant")),
+            }
+        }
+        if sums.blocks != self.blocks.len() {
+            return Err(format!("{} blocks in segments of {}", sums.blocks, self.blocks.len()));
+        }
+        if sums.pending != self.pending.len() || sums.idle != self.idle {
+            return Err("pending or idle counts differ from the blocks".into());
+        }
+        let uses = self.uses.iter().filter(|uses| !uses.is_empty()).count();
+        if self.uses.len() - self.vacant_uses.len() != uses || uses != sums.recorded {
+            return Err(format!("{uses} sets of streams for {} blocks", sums.recorded));
+        }
+        for kind in Kind::ALL {
+            let filed = self.bins[kind as usize].check(&self.blocks)?;
+            if filed != sums.free[kind as usize] {
+                return Err(format!("{filed} {} blocks in bins of {:?}", kind.name(), sums.free));
+            }
+            let values = sums.values[kind as usize];
+            let split = Split {
+                blocks: values[Metric::InactiveSplit as usize],
+                bytes: values[Metric::InactiveSplitBytes as usize],
+            };
+            if self.split[kind as usize] != split {
+                return Err(format!("split {:?} is not {split:?}", self.split[kind as usize]));
+            }
+            let counted = heap.counters.of(kind).current();
+            if counted != values {
+                return Err(format!("counted {counted:?}, there are {values:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_segment(&self, at: u32, segment: &Segment, sums: &mut Sums) -> Result<(), String> {
+        let here = |what: &str, index: BlockIndex| {
+            Err(format!("segment {at} at {:#x}, block {index}: {what}", segment.base))
+        };
+        let values = &mut sums.values[segment.kind as usize];
+        values[Metric::Segment as usize] += 1;
+        values[Metric::ReservedBytes as usize] += segment.bytes();
+        let (mut before, mut end, mut starts) = (NONE, 0, 0);
+        for index in self.blocks_of(segment) {
+            let block = &self.blocks[index];
+            sums.blocks += 1;
+            starts += 1;
+            if block.segment() != at || block.offset != end || block.prev != before {
+                return here("does not follow the one before it", index);
+            }
+            if block.units == 0 || segment.starts[block.offset as usize] != index {
+                return here("is empty or not found by its address", index);
+            }
+            let whole = block.prev == NONE && block.next == NONE;
+            match block.state() {
+                State::Free => {
+                    sums.free[segment.kind as usize] += 1;
+                    if before != NONE && self.blocks[before].state() == State::Free {
+                        return here("and the one before it are free but apart", index);
+                    }
+                    if whole {
+                        sums.idle += 1;
+                    } else {
+                        values[Metric::InactiveSplit as usize] += 1;
+                        values[Metric::InactiveSplitBytes as usize] += block.bytes();
+                    }
+                }
+                State::Used | State::Pending => {
+                    if block.state() == State::Used {
+                        values[Metric::Allocation as usize] += 1;
+                        values[Metric::AllocatedBytes as usize] += block.bytes();
+                    } else {
+                        sums.pending += 1;
+                    }
+                    sums.recorded += usize::from(block.uses() != 0);
+                    values[Metric::Active as usize] += 1;
+                    values[Metric::ActiveBytes as usize] += block.bytes();
+                    values[Metric::RequestedBytes as usize] += block.requested();
+                    if block.requested() > block.bytes() || block.requested() == 0 {
+                        return here("is smaller than what was asked for", index);
+                    }
+                }
+                State::Vacant => return here("is vacant", index),
+            }
+            (before, end) = (index, block.end());
+        }
+        if end != segment.units {
+            return here("is the last but does not end the segment", before);
+        }
+        if segment.starts.iter().filter(|&&index| index != NONE).count() != starts {
+            return here("and others: addresses point to blocks that are not there", before);
+        }
+        Ok(())
+    }
+}

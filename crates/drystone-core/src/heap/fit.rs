@@ -1,0 +1,118 @@
+//! Finding a free block for a request, and cutting it to size.
+
+use super::HeapCore;
+use crate::block::{Block, BlockIndex, NONE, State};
+use crate::units::{GRANULE_SHIFT, Kind};
+
+/// Which free blocks a request may take, and when the rest is split off. Sizes in granules.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SplitRule {
+    /// Blocks of at least this size are neither split nor given to smaller requests
+    /// (`max_split_size`); `u32::MAX` for no limit.
+    pub(crate) max_split: u32,
+    /// How much larger than a request of at least `max_split` its block may be
+    /// (`max_non_split_rounding`).
+    pub(crate) max_rounding: u32,
+    /// The least remainder of a large block that is split off.
+    pub(crate) least_remainder: u32,
+}
+
+/// A request as the block layer sees it. Sizes in granules unless said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fit {
+    pub(crate) kind: Kind,
+    pub(crate) units: u32,
+    /// Bytes that the owner asked for.
+    pub(crate) requested: u64,
+    /// Alignment of the address in bytes, at least a granule.
+    pub(crate) align: u64,
+    pub(crate) rule: SplitRule,
+}
+
+impl Fit {
+    /// The least size of a free block that surely serves the request wherever it starts.
+    #[inline]
+    pub(crate) fn units_to_find(&self) -> u32 {
+        self.units + (self.align >> GRANULE_SHIFT) as u32 - 1
+    }
+
+    /// Whether a free block of this size may serve the request.
+    #[inline]
+    pub(crate) fn accepts(&self, units: u32) -> bool {
+        let wanted = self.units_to_find();
+        if units < wanted {
+            false
+        } else if self.kind == Kind::Small {
+            true
+        } else if wanted < self.rule.max_split {
+            units < self.rule.max_split
+        } else {
+            units < wanted.saturating_add(self.rule.max_rounding)
+        }
+    }
+
+    /// Whether a remainder of this size is split off.
+    #[inline]
+    fn splits(&self, remainder: u32) -> bool {
+        match self.kind {
+            Kind::Small => remainder > 0,
+            Kind::Large => {
+                self.units < self.rule.max_split && remainder >= self.rule.least_remainder
+            }
+        }
+    }
+}
+
+impl HeapCore {
+    /// The best fitting free block. Only the smallest that is large enough is considered, as in
+    /// torch: if the rules refuse it, larger ones would be refused too.
+    #[inline]
+    pub(crate) fn find(&self, fit: &Fit) -> Option<BlockIndex> {
+        let index = self.bins[fit.kind as usize].best_fit(&self.blocks, fit.units_to_find())?;
+        fit.accepts(self.blocks[index].units).then_some(index)
+    }
+
+    /// Makes the free block `index`, or the part of it that fits, a used one: its index and address.
+    #[inline]
+    pub(crate) fn carve(&mut self, index: BlockIndex, fit: &Fit) -> (BlockIndex, u64) {
+        debug_assert!(self.blocks[index].state() == State::Free);
+        self.tick += 1;
+        self.unfile(index, fit.kind);
+        let mut index = index;
+        let base = self.segment(self.blocks[index].segment()).base;
+        let mut address = base + (u64::from(self.blocks[index].offset) << GRANULE_SHIFT);
+        if address & (fit.align - 1) != 0 {
+            let skipped = address.next_multiple_of(fit.align) - address;
+            let head = index;
+            index = self.split(head, (skipped >> GRANULE_SHIFT) as u32);
+            self.file(head, fit.kind);
+            address += skipped;
+        }
+        let remainder = self.blocks[index].units - fit.units;
+        if remainder > 0 && fit.splits(remainder) {
+            let tail = self.split(index, fit.units);
+            self.file(tail, fit.kind);
+        }
+        self.blocks[index].set_used(fit.requested);
+        (index, address)
+    }
+
+    /// Cuts a free block that is in no bin after `units`; gives the part behind, in no bin.
+    #[inline]
+    fn split(&mut self, index: BlockIndex, units: u32) -> BlockIndex {
+        let Block { offset, units: whole, next, .. } = self.blocks[index];
+        let segment = self.blocks[index].segment();
+        let mut tail = Block::new_free(segment, offset + units, whole - units);
+        tail.prev = index;
+        tail.next = next;
+        let tail = self.blocks.insert(tail);
+        let block = &mut self.blocks[index];
+        block.units = units;
+        block.next = tail;
+        if next != NONE {
+            self.blocks[next].prev = tail;
+        }
+        self.segment_mut(segment).starts[(offset + units) as usize] = tail;
+        tail
+    }
+}

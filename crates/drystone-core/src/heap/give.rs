@@ -1,0 +1,163 @@
+//! Looking a pointer up, and giving its block back: coalescing with the free neighbours.
+
+use std::sync::Arc;
+
+use super::{Heap, HeapCore};
+use crate::block::{BlockIndex, NONE, State};
+use crate::driver::StreamId;
+use crate::error::PointerError;
+use crate::table::Place;
+use crate::ticket::Ticker;
+use crate::units::{GRANULE, GRANULE_SHIFT, Kind};
+
+/// A used block that a pointer names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Located {
+    pub(crate) index: BlockIndex,
+    pub(crate) kind: Kind,
+    /// The block's size in bytes.
+    pub(crate) bytes: u64,
+    /// What its owner asked for, in bytes.
+    pub(crate) requested: u64,
+}
+
+/// What became of a block that was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// It is free.
+    Free,
+    /// It waits for the streams recorded on it.
+    Pending,
+}
+
+impl HeapCore {
+    /// The used block that starts at `pointer`, in the segment that the address table named; none
+    /// if the segment is not there any more and the table is to be asked again.
+    #[inline]
+    pub(crate) fn locate(
+        &self,
+        place: Place,
+        pointer: u64,
+    ) -> Option<Result<Located, PointerError>> {
+        let segment = self.segments.get(place.segment as usize)?.as_ref()?;
+        let offset = pointer.wrapping_sub(segment.base);
+        if offset >= segment.bytes() {
+            // The page belongs to this segment only in part.
+            return Some(Err(PointerError::Foreign { pointer }));
+        }
+        let index = segment.starts[(offset >> GRANULE_SHIFT) as usize];
+        if offset & (GRANULE - 1) == 0 && index != NONE {
+            let block = &self.blocks[index];
+            if block.state() == State::Used {
+                let (kind, bytes, requested) = (segment.kind, block.bytes(), block.requested());
+                return Some(Ok(Located { index, kind, bytes, requested }));
+            }
+        }
+        Some(Err(self.why_not(place, pointer)))
+    }
+
+    /// Why a pointer into a segment names no used block.
+    #[cold]
+    fn why_not(&self, place: Place, pointer: u64) -> PointerError {
+        let segment = self.segment(place.segment);
+        let granule = ((pointer - segment.base) >> GRANULE_SHIFT) as u32;
+        let around = self.blocks_of(segment).find(|&index| self.blocks[index].end() > granule);
+        match around.map(|index| &self.blocks[index]) {
+            Some(block) if block.state() == State::Used => PointerError::Interior {
+                pointer,
+                block: segment.base + (u64::from(block.offset) << GRANULE_SHIFT),
+            },
+            _ => PointerError::DoubleFree { pointer },
+        }
+    }
+
+    /// Notes that `ticker`'s stream uses the block too. False if that was known.
+    pub(crate) fn add_use(&mut self, index: BlockIndex, ticker: Arc<Ticker>) -> bool {
+        let at = self.blocks[index].uses();
+        if at == 0 {
+            let slot = match self.vacant_uses.pop() {
+                Some(slot) => slot,
+                None => {
+                    self.uses.push(Vec::new());
+                    self.uses.len() as u32 - 1
+                }
+            };
+            self.uses[slot as usize].push(ticker);
+            self.blocks[index].set_uses(slot + 1);
+            return true;
+        }
+        let uses = &mut self.uses[at as usize - 1];
+        let new = uses.iter().all(|known| known.stream != ticker.stream);
+        if new {
+            uses.push(ticker);
+        }
+        new
+    }
+
+    /// Whether the stream has been recorded on the block.
+    pub(crate) fn is_used_by(&self, index: BlockIndex, stream: StreamId) -> bool {
+        match self.blocks[index].uses() {
+            0 => false,
+            at => self.uses[at as usize - 1].iter().any(|ticker| ticker.stream == stream),
+        }
+    }
+
+    /// The recorded streams of a block, which it loses.
+    pub(crate) fn take_uses(&mut self, index: BlockIndex) -> Vec<Arc<Ticker>> {
+        match self.blocks[index].uses() {
+            0 => Vec::new(),
+            at => {
+                self.blocks[index].set_uses(0);
+                self.vacant_uses.push(at - 1);
+                std::mem::take(&mut self.uses[at as usize - 1])
+            }
+        }
+    }
+
+    /// Makes a used or pending block a free one, merged with its free neighbours.
+    #[inline]
+    pub(super) fn make_free(&mut self, index: BlockIndex, kind: Kind) {
+        let mut index = index;
+        self.blocks[index].set_free();
+        let (prev, next) = (self.blocks[index].prev, self.blocks[index].next);
+        if next != NONE && self.blocks[next].state() == State::Free {
+            self.unfile(next, kind);
+            self.absorb(index, next);
+        }
+        if prev != NONE && self.blocks[prev].state() == State::Free {
+            self.unfile(prev, kind);
+            self.absorb(prev, index);
+            index = prev;
+        }
+        self.file(index, kind);
+    }
+
+    /// Lets a free block grow over the free block behind it; both are in no bin.
+    #[inline]
+    fn absorb(&mut self, index: BlockIndex, behind: BlockIndex) {
+        let gone = self.blocks[behind];
+        self.segment_mut(gone.segment()).starts[gone.offset as usize] = NONE;
+        self.blocks.remove(behind);
+        let block = &mut self.blocks[index];
+        block.units += gone.units;
+        block.next = gone.next;
+        if gone.next != NONE {
+            self.blocks[gone.next].prev = index;
+        }
+    }
+}
+
+impl Heap {
+    /// Gives a used block back, counted: free at once, or pending if streams are recorded on it.
+    #[inline]
+    pub(crate) fn give(&self, core: &mut HeapCore, block: Located) -> Given {
+        if core.blocks[block.index].uses() != 0 {
+            core.make_pending(block);
+            self.counters.of(block.kind).became_pending(block.bytes);
+            return Given::Pending;
+        }
+        core.make_free(block.index, block.kind);
+        self.counters.of(block.kind).freed(block.bytes, block.requested, core.split_of(block.kind));
+        Given::Free
+    }
+}

@@ -1,0 +1,209 @@
+//! A heap: the segments and blocks of one (device, pool, stream), behind one lock.
+//!
+//! Threads on different streams use different heaps and do not meet. Everything here is arithmetic
+//! over addresses: no driver is called, so the lock is held for nanoseconds.
+
+mod check;
+mod fit;
+mod give;
+mod pending;
+mod segments;
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+
+pub(crate) use fit::{Fit, SplitRule};
+pub(crate) use give::{Given, Located};
+pub(crate) use segments::{IdleSegment, Segment};
+
+use crate::bins::Bins;
+use crate::block::{BlockIndex, Blocks};
+use crate::driver::{DeviceId, StreamId};
+use crate::pool::PoolId;
+use crate::stats::counters::{HeapCounters, Split};
+use crate::stats::totals::Thresholds;
+use crate::ticket::Ticker;
+use crate::units::Kind;
+
+/// log2 of the size, in granules, below which every size has a bin of its own: 2 MiB for small
+/// blocks (a small segment), 8 MiB for large ones.
+const LINEAR_BITS: [u32; 2] = [12, 14];
+
+/// Whose memory a heap holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct HeapKey {
+    pub(crate) device: DeviceId,
+    pub(crate) pool: PoolId,
+    pub(crate) stream: StreamId,
+}
+
+/// One heap; see the module text.
+pub(crate) struct Heap {
+    /// Its index in the registry.
+    pub(crate) id: u32,
+    /// Written only under the lock.
+    pub(crate) counters: HeapCounters,
+    core: Mutex<HeapCore>,
+}
+
+/// What the heap's lock protects.
+pub(crate) struct HeapCore {
+    /// Whose memory this is; none while the heap waits for another use.
+    pub(crate) key: Option<HeapKey>,
+    /// The tickets of the heap's own stream; none exactly when `key` is none.
+    ticker: Option<Arc<Ticker>>,
+    blocks: Blocks,
+    bins: [Bins; 2],
+    segments: Vec<Option<Segment>>,
+    vacant_segments: Vec<u32>,
+    /// The recorded streams of used and pending blocks; [`crate::block::Block::uses`] points here.
+    uses: Vec<Vec<Arc<Ticker>>>,
+    vacant_uses: Vec<u32>,
+    pending: Vec<pending::Pending>,
+    split: [Split; 2],
+    /// Allocations so far: the clock by which idle segments age.
+    tick: u64,
+    /// Segments that are one free block.
+    idle: u32,
+    /// Segments that are on their way out and may come back: the heap stays theirs.
+    away: u32,
+    /// Allocations since the pending blocks were last looked at.
+    unlooked: u32,
+    pub(crate) thresholds: Thresholds,
+}
+
+/// A block that was handed out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handed {
+    pub(crate) index: BlockIndex,
+    pub(crate) address: u64,
+    /// The block's size in bytes.
+    pub(crate) bytes: u64,
+}
+
+impl Heap {
+    /// A heap that is nobody's yet.
+    pub(crate) fn new(id: u32) -> Self {
+        Heap { id, counters: HeapCounters::default(), core: Mutex::new(HeapCore::new()) }
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> MutexGuard<'_, HeapCore> {
+        self.core.lock()
+    }
+
+    /// Hands out the best fitting free block, counted. None if nothing fits.
+    #[inline]
+    pub(crate) fn allocate(&self, core: &mut HeapCore, fit: &Fit) -> Option<Handed> {
+        let index = core.find(fit)?;
+        Some(self.hand_out(core, index, fit))
+    }
+
+    /// Hands out a part of the free block `index`, which is large enough, counted.
+    #[inline]
+    pub(crate) fn hand_out(&self, core: &mut HeapCore, index: BlockIndex, fit: &Fit) -> Handed {
+        let (index, address) = core.carve(index, fit);
+        let bytes = core.blocks[index].bytes();
+        self.counters.of(fit.kind).allocated(bytes, fit.requested, core.split_of(fit.kind));
+        Handed { index, address, bytes }
+    }
+}
+
+impl HeapCore {
+    fn new() -> Self {
+        HeapCore {
+            key: None,
+            ticker: None,
+            blocks: Blocks::new(),
+            bins: LINEAR_BITS.map(Bins::new),
+            segments: Vec::new(),
+            vacant_segments: Vec::new(),
+            uses: Vec::new(),
+            vacant_uses: Vec::new(),
+            pending: Vec::new(),
+            split: [Split::default(); 2],
+            tick: 0,
+            idle: 0,
+            away: 0,
+            unlooked: 0,
+            thresholds: Thresholds::default(),
+        }
+    }
+
+    /// Gives an empty heap to a (device, pool, stream).
+    pub(crate) fn assign(&mut self, key: HeapKey, ticker: Arc<Ticker>) {
+        debug_assert!(self.is_empty());
+        *self = HeapCore { key: Some(key), ticker: Some(ticker), ..HeapCore::new() };
+    }
+
+    /// Takes an empty heap from its owner, with all the memory that it used for itself.
+    pub(crate) fn retire(&mut self) {
+        debug_assert!(self.is_empty());
+        *self = HeapCore::new();
+    }
+
+    /// Whether it holds no segment, and none of its is on the way out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.len() == self.vacant_segments.len() && self.away == 0
+    }
+
+    /// Whether it is the heap of this pool and stream (and not retired since it was looked up).
+    #[inline]
+    pub(crate) fn is_of(&self, pool: PoolId, stream: StreamId) -> bool {
+        self.key.is_some_and(|key| key.pool == pool && key.stream == stream)
+    }
+
+    /// The free blocks of a kind that are a part of their segment.
+    #[inline]
+    pub(crate) fn split_of(&self, kind: Kind) -> Split {
+        self.split[kind as usize]
+    }
+
+    /// The largest free block of either kind, in bytes.
+    pub(crate) fn largest_free(&self) -> u64 {
+        let largest = self.bins.iter().map(|bins| bins.largest(&self.blocks)).max();
+        u64::from(largest.unwrap_or(0)) << crate::units::GRANULE_SHIFT
+    }
+
+    fn segment(&self, index: u32) -> &Segment {
+        self.segments[index as usize].as_ref().expect("a block's segment is held")
+    }
+
+    fn segment_mut(&mut self, index: u32) -> &mut Segment {
+        self.segments[index as usize].as_mut().expect("a block's segment is held")
+    }
+
+    /// Puts a free block that is in no bin into its bin.
+    #[inline]
+    fn file(&mut self, index: BlockIndex, kind: Kind) {
+        let block = &self.blocks[index];
+        if block.prev != 0 || block.next != 0 {
+            let split = &mut self.split[kind as usize];
+            split.blocks += 1;
+            split.bytes += block.bytes();
+        } else {
+            let (segment, tick) = (block.segment(), self.tick);
+            let stamp = self.ticker.as_ref().map_or(0, |ticker| ticker.stamp());
+            let segment = self.segment_mut(segment);
+            segment.idle_since = tick;
+            segment.idle_stamp = stamp;
+            self.idle += 1;
+        }
+        self.bins[kind as usize].insert(&mut self.blocks, index);
+    }
+
+    /// Takes a free block out of its bin.
+    #[inline]
+    fn unfile(&mut self, index: BlockIndex, kind: Kind) {
+        let block = &self.blocks[index];
+        if block.prev != 0 || block.next != 0 {
+            let split = &mut self.split[kind as usize];
+            split.blocks -= 1;
+            split.bytes -= block.bytes();
+        } else {
+            self.idle -= 1;
+        }
+        self.bins[kind as usize].remove(&mut self.blocks, index);
+    }
+}

@@ -1,0 +1,166 @@
+//! The segments of a heap: taking them in, and letting idle ones go.
+
+use std::sync::Arc;
+
+use super::{Heap, HeapCore};
+use crate::block::{Block, BlockIndex, NONE, State};
+use crate::ticket::{Stamp, Ticker};
+use crate::units::{GRANULE_SHIFT, Kind};
+
+/// Memory from one driver allocation, cut into blocks.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// The driver's address.
+    pub(crate) base: u64,
+    /// Size in granules.
+    pub(crate) units: u32,
+    pub(crate) kind: Kind,
+    /// The block at the base.
+    pub(super) first: BlockIndex,
+    /// For each granule the block that starts there, or [`NONE`]: the flat look-up of pointers.
+    pub(super) starts: Box<[BlockIndex]>,
+    /// The heap's tick when the segment last became one free block.
+    pub(super) idle_since: u64,
+    /// The stamp of the heap's stream at that time: when it has passed, no stream uses the bytes.
+    pub(super) idle_stamp: Stamp,
+}
+
+impl Segment {
+    /// A segment that no heap holds yet.
+    pub(crate) fn new(base: u64, bytes: u64, kind: Kind) -> Self {
+        let units = u32::try_from(bytes >> GRANULE_SHIFT).expect("segments are below 2 TiB");
+        // Zeroed memory comes from the system untouched: a large block costs one page of it.
+        let starts = vec![NONE; units as usize].into();
+        Segment { base, units, kind, first: NONE, starts, idle_since: 0, idle_stamp: 0 }
+    }
+
+    /// Size in bytes.
+    #[inline]
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.units) << GRANULE_SHIFT
+    }
+}
+
+/// A segment that is one free block, as seen when its heap was last locked.
+#[derive(Clone, Debug)]
+pub(crate) struct IdleSegment {
+    pub(crate) index: u32,
+    pub(crate) base: u64,
+    pub(crate) bytes: u64,
+    pub(crate) kind: Kind,
+    /// Allocations of the heap since it became idle.
+    pub(crate) age: u64,
+    /// What the heap's stream must have passed before another stream may use it.
+    pub(crate) stamp: Stamp,
+}
+
+impl HeapCore {
+    /// The blocks of a segment in order of address.
+    pub(super) fn blocks_of<'a>(
+        &'a self,
+        segment: &Segment,
+    ) -> impl Iterator<Item = BlockIndex> + 'a {
+        std::iter::successors(Some(segment.first), |&index| Some(self.blocks[index].next))
+            .take_while(|&index| index != NONE)
+    }
+
+    /// Shows every segment, with its blocks and their addresses in order.
+    pub(crate) fn for_each_segment<'a>(
+        &'a self,
+        mut show: impl FnMut(&Segment, &mut dyn Iterator<Item = (u64, &'a Block)>),
+    ) {
+        for segment in self.segments.iter().flatten() {
+            let mut blocks = self.blocks_of(segment).map(|index| {
+                let block = &self.blocks[index];
+                (segment.base + (u64::from(block.offset) << GRANULE_SHIFT), block)
+            });
+            show(segment, &mut blocks);
+        }
+    }
+
+    /// Takes a segment in as one free block: the segment's index and the block's.
+    pub(super) fn add_segment(&mut self, mut segment: Segment) -> (u32, BlockIndex) {
+        let at = self.vacant_segments.pop().unwrap_or_else(|| {
+            self.segments.push(None);
+            self.segments.len() as u32 - 1
+        });
+        let index = self.blocks.insert(Block::new_free(at, 0, segment.units));
+        segment.first = index;
+        segment.starts[0] = index;
+        let kind = segment.kind;
+        self.segments[at as usize] = Some(segment);
+        self.file(index, kind);
+        (at, index)
+    }
+
+    /// Lets a segment go if it is there, starts at `base` and is one free block.
+    pub(super) fn remove_segment(&mut self, at: u32, base: u64) -> Option<Segment> {
+        let segment = self.segments.get(at as usize)?.as_ref()?;
+        let (index, kind) = (segment.first, segment.kind);
+        let block = &self.blocks[index];
+        if segment.base != base || block.state() != State::Free || block.next != NONE {
+            return None;
+        }
+        self.unfile(index, kind);
+        self.blocks.remove(index);
+        self.vacant_segments.push(at);
+        let mut segment = self.segments[at as usize].take()?;
+        segment.starts[0] = NONE;
+        segment.first = NONE;
+        Some(segment)
+    }
+
+    /// The segments that are one free block.
+    pub(crate) fn idle_segments(&self) -> Vec<IdleSegment> {
+        if self.idle == 0 {
+            return Vec::new();
+        }
+        let segments = self.segments.iter().enumerate();
+        let idle = segments.filter_map(|(index, segment)| {
+            let segment = segment.as_ref()?;
+            let block = &self.blocks[segment.first];
+            (block.state() == State::Free && block.next == NONE).then(|| IdleSegment {
+                index: index as u32,
+                base: segment.base,
+                bytes: segment.bytes(),
+                kind: segment.kind,
+                age: self.tick - segment.idle_since,
+                stamp: segment.idle_stamp,
+            })
+        });
+        idle.collect()
+    }
+
+    /// A segment that was away has ended somewhere: with the driver, in another heap, or here.
+    pub(crate) fn came_to_rest(&mut self) {
+        self.away -= 1;
+    }
+
+    /// The address of a block.
+    pub(crate) fn address_of(&self, index: BlockIndex) -> u64 {
+        let block = &self.blocks[index];
+        self.segment(block.segment()).base + (u64::from(block.offset) << GRANULE_SHIFT)
+    }
+
+    /// The tickets of the heap's own stream, while the heap is somebody's.
+    pub(crate) fn ticker(&self) -> Option<&Arc<Ticker>> {
+        self.ticker.as_ref()
+    }
+}
+
+impl Heap {
+    /// Takes a segment in, counted: its index and that of its one block.
+    pub(crate) fn take_in(&self, core: &mut HeapCore, segment: Segment) -> (u32, BlockIndex) {
+        self.counters.of(segment.kind).segment_in(segment.bytes());
+        core.add_segment(segment)
+    }
+
+    /// Lets an idle segment go, counted; none if it is not idle any more. It is away until
+    /// [`HeapCore::came_to_rest`] says where it ended.
+    pub(crate) fn let_go(&self, core: &mut HeapCore, at: u32, base: u64) -> Option<Segment> {
+        let segment = core.remove_segment(at, base)?;
+        core.away += 1;
+        self.counters.of(segment.kind).segment_out(segment.bytes());
+        Some(segment)
+    }
+}

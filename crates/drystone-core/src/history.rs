@@ -1,0 +1,117 @@
+//! An opt-in record of what happened: the last events of each device, in a ring.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+
+use crate::driver::{DeviceId, StreamId};
+use crate::pool::PoolId;
+
+/// What happened. Names and meanings are torch's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Action {
+    /// A block was handed out.
+    Alloc,
+    /// Its owner freed it.
+    FreeRequested,
+    /// Its bytes became reusable.
+    FreeCompleted,
+    /// A segment was taken from the driver.
+    SegmentAlloc,
+    /// A segment was given back to the driver.
+    SegmentFree,
+    /// A request ended in out of memory.
+    Oom,
+    /// A snapshot was taken.
+    Snapshot,
+}
+
+impl Action {
+    /// torch's name, as in the `action` of a trace entry.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Action::Alloc => "alloc",
+            Action::FreeRequested => "free_requested",
+            Action::FreeCompleted => "free_completed",
+            Action::SegmentAlloc => "segment_alloc",
+            Action::SegmentFree => "segment_free",
+            Action::Oom => "oom",
+            Action::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// One event of the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryEvent {
+    /// The driver's clock, in nanoseconds.
+    pub time_ns: u64,
+    /// What happened.
+    pub action: Action,
+    /// The device.
+    pub device: DeviceId,
+    /// The pool.
+    pub pool: PoolId,
+    /// The stream.
+    pub stream: StreamId,
+    /// The block's or segment's address; the device's free bytes for [`Action::Oom`].
+    pub address: u64,
+    /// Bytes asked for, of a block; bytes of a segment.
+    pub size: u64,
+}
+
+/// The ring. Off, it costs one load per operation.
+pub(crate) struct History {
+    on: AtomicBool,
+    ring: Mutex<Ring>,
+}
+
+#[derive(Default)]
+struct Ring {
+    events: VecDeque<HistoryEvent>,
+    capacity: usize,
+}
+
+impl History {
+    pub(crate) fn new(capacity: usize) -> Self {
+        let history = History { on: AtomicBool::new(false), ring: Mutex::new(Ring::default()) };
+        history.resize(capacity);
+        history
+    }
+
+    /// Keeps the last `capacity` events from now on; 0 forgets all and stops.
+    pub(crate) fn resize(&self, capacity: usize) {
+        let mut ring = self.ring.lock();
+        ring.capacity = capacity;
+        let excess = ring.events.len().saturating_sub(capacity);
+        ring.events.drain(..excess);
+        if capacity == 0 {
+            ring.events = VecDeque::new();
+        }
+        self.on.store(capacity > 0, Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.on.load(Relaxed)
+    }
+
+    /// Adds an event; the oldest goes if the ring is full.
+    pub(crate) fn push(&self, event: HistoryEvent) {
+        let mut ring = self.ring.lock();
+        if ring.capacity == 0 {
+            return;
+        }
+        if ring.events.len() == ring.capacity {
+            ring.events.pop_front();
+        }
+        ring.events.push_back(event);
+    }
+
+    /// What the ring holds, oldest first.
+    pub(crate) fn events(&self) -> Vec<HistoryEvent> {
+        self.ring.lock().events.iter().copied().collect()
+    }
+}

@@ -1,0 +1,92 @@
+//! A driver that counts: calls by kind, the time they took, and the time spent waiting.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::driver::{DeviceId, DeviceMemory, Driver, DriverCall, DriverError, EventId, StreamId};
+use crate::stats::DriverStats;
+
+/// The driver below, counted.
+pub(crate) struct Metered<D> {
+    pub(crate) inner: D,
+    calls: [AtomicU64; DriverCall::ALL.len()],
+    driver_ns: AtomicU64,
+    wait_ns: AtomicU64,
+}
+
+impl<D: Driver> Metered<D> {
+    pub(crate) fn new(inner: D) -> Self {
+        Metered {
+            inner,
+            calls: std::array::from_fn(|_| AtomicU64::new(0)),
+            driver_ns: AtomicU64::new(0),
+            wait_ns: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> DriverStats {
+        DriverStats {
+            calls: std::array::from_fn(|i| self.calls[i].load(Relaxed)),
+            driver_ns: self.driver_ns.load(Relaxed),
+            wait_ns: self.wait_ns.load(Relaxed),
+        }
+    }
+
+    fn count<T>(&self, call: DriverCall, run: impl FnOnce(&D) -> T) -> T {
+        let before = self.inner.now_ns();
+        let result = run(&self.inner);
+        let took = self.inner.now_ns().saturating_sub(before);
+        self.calls[call as usize].fetch_add(1, Relaxed);
+        let sum = if call.waits() { &self.wait_ns } else { &self.driver_ns };
+        sum.fetch_add(took, Relaxed);
+        result
+    }
+}
+
+impl<D: Driver> Driver for Metered<D> {
+    fn device_count(&self) -> u32 {
+        self.inner.device_count()
+    }
+    fn device_memory(&self, device: DeviceId) -> Result<DeviceMemory, DriverError> {
+        self.count(DriverCall::DeviceMemory, |d| d.device_memory(device))
+    }
+    fn segment_alloc(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
+        self.count(DriverCall::SegmentAlloc, |d| d.segment_alloc(device, bytes))
+    }
+    fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError> {
+        self.count(DriverCall::SegmentFree, |d| d.segment_free(device, address))
+    }
+    fn event_create(&self, device: DeviceId) -> Result<EventId, DriverError> {
+        self.count(DriverCall::EventCreate, |d| d.event_create(device))
+    }
+    fn event_destroy(&self, device: DeviceId, event: EventId) -> Result<(), DriverError> {
+        self.count(DriverCall::EventDestroy, |d| d.event_destroy(device, event))
+    }
+    fn event_record(
+        &self,
+        device: DeviceId,
+        event: EventId,
+        stream: StreamId,
+    ) -> Result<(), DriverError> {
+        self.count(DriverCall::EventRecord, |d| d.event_record(device, event, stream))
+    }
+    fn event_query(&self, device: DeviceId, event: EventId) -> Result<bool, DriverError> {
+        self.count(DriverCall::EventQuery, |d| d.event_query(device, event))
+    }
+    fn event_synchronize(&self, device: DeviceId, event: EventId) -> Result<(), DriverError> {
+        self.count(DriverCall::EventSynchronize, |d| d.event_synchronize(device, event))
+    }
+    fn stream_wait_event(
+        &self,
+        device: DeviceId,
+        stream: StreamId,
+        event: EventId,
+    ) -> Result<(), DriverError> {
+        self.count(DriverCall::StreamWaitEvent, |d| d.stream_wait_event(device, stream, event))
+    }
+    fn device_synchronize(&self, device: DeviceId) -> Result<(), DriverError> {
+        self.count(DriverCall::DeviceSynchronize, |d| d.device_synchronize(device))
+    }
+    fn now_ns(&self) -> u64 {
+        self.inner.now_ns()
+    }
+}

@@ -1,0 +1,208 @@
+//! The counters of one heap: written only under the heap's lock, readable by anybody at any time.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::Metric;
+use crate::units::Kind;
+
+/// One value per [`Metric`].
+pub(crate) type Values = [u64; Metric::COUNT];
+
+/// A counter with one writer at a time: plain loads and stores, no read-modify-write.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+    #[inline]
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+    #[inline]
+    fn add(&self, value: u64) {
+        self.set(self.get().wrapping_add(value));
+    }
+    #[inline]
+    fn sub(&self, value: u64) {
+        self.set(self.get().wrapping_sub(value));
+    }
+}
+
+/// A quantity that goes up and down: what it is now, and what was ever taken off.
+#[derive(Debug, Default)]
+struct Flow {
+    current: Counter,
+    freed: Counter,
+}
+
+impl Flow {
+    #[inline]
+    fn up(&self, by: u64) {
+        self.current.add(by);
+    }
+    #[inline]
+    fn down(&self, by: u64) {
+        self.current.sub(by);
+        self.freed.add(by);
+    }
+    /// Follows a quantity that is kept elsewhere.
+    #[inline]
+    fn follow(&self, now: u64) {
+        let before = self.current.get();
+        if now < before {
+            self.freed.add(before - now);
+        }
+        self.current.set(now);
+    }
+}
+
+/// Free blocks that are a part of their segment: kept by the heap as it files and takes them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Split {
+    pub(crate) blocks: u64,
+    pub(crate) bytes: u64,
+}
+
+/// The counters of one heap and kind. Active blocks are the allocated and the pending ones.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    blocks: Flow,
+    bytes: Flow,
+    requested: Flow,
+    split_blocks: Flow,
+    split_bytes: Flow,
+    segments: Flow,
+    reserved: Flow,
+    pending_blocks: Counter,
+    pending_bytes: Counter,
+}
+
+impl Counters {
+    /// A block was handed out.
+    #[inline]
+    pub(crate) fn allocated(&self, bytes: u64, requested: u64, split: Split) {
+        self.blocks.up(1);
+        self.bytes.up(bytes);
+        self.requested.up(requested);
+        self.follow_split(split);
+    }
+
+    /// A block came back and is reusable.
+    #[inline]
+    pub(crate) fn freed(&self, bytes: u64, requested: u64, split: Split) {
+        self.blocks.down(1);
+        self.bytes.down(bytes);
+        self.requested.down(requested);
+        self.follow_split(split);
+    }
+
+    /// A block came back but waits for a recorded stream.
+    pub(crate) fn became_pending(&self, bytes: u64) {
+        self.blocks.down(1);
+        self.bytes.down(bytes);
+        self.pending_blocks.add(1);
+        self.pending_bytes.add(bytes);
+    }
+
+    /// A pending block is reusable.
+    pub(crate) fn pending_done(&self, bytes: u64, requested: u64, split: Split) {
+        self.pending_blocks.sub(1);
+        self.pending_bytes.sub(bytes);
+        self.requested.down(requested);
+        self.follow_split(split);
+    }
+
+    /// The split blocks changed without a block being handed out or coming back.
+    #[inline]
+    pub(crate) fn follow_split(&self, split: Split) {
+        self.split_blocks.follow(split.blocks);
+        self.split_bytes.follow(split.bytes);
+    }
+
+    /// A segment came in, from the driver or from another heap.
+    pub(crate) fn segment_in(&self, bytes: u64) {
+        self.segments.current.add(1);
+        self.reserved.current.add(bytes);
+    }
+
+    /// A segment went out, to the driver or to another heap.
+    pub(crate) fn segment_out(&self, bytes: u64) {
+        self.segments.current.sub(1);
+        self.reserved.current.sub(bytes);
+    }
+
+    /// The driver has taken a segment back that went out before.
+    pub(crate) fn segment_freed(&self, bytes: u64) {
+        self.segments.freed.add(1);
+        self.reserved.freed.add(bytes);
+    }
+
+    /// Every metric now.
+    #[inline]
+    pub(crate) fn current(&self) -> Values {
+        let (blocks, bytes) = (self.blocks.current.get(), self.bytes.current.get());
+        [
+            blocks,
+            bytes,
+            blocks.wrapping_add(self.pending_blocks.get()),
+            bytes.wrapping_add(self.pending_bytes.get()),
+            self.requested.current.get(),
+            self.split_blocks.current.get(),
+            self.split_bytes.current.get(),
+            self.segments.current.get(),
+            self.reserved.current.get(),
+        ]
+    }
+
+    /// What was ever taken off each metric.
+    pub(crate) fn freed_ever(&self) -> Values {
+        let (blocks, bytes) = (self.blocks.freed.get(), self.bytes.freed.get());
+        [
+            blocks,
+            bytes,
+            blocks.wrapping_sub(self.pending_blocks.get()),
+            bytes.wrapping_sub(self.pending_bytes.get()),
+            self.requested.freed.get(),
+            self.split_blocks.freed.get(),
+            self.split_bytes.freed.get(),
+            self.segments.freed.get(),
+            self.reserved.freed.get(),
+        ]
+    }
+
+    fn clear(&self) {
+        for flow in [
+            &self.blocks,
+            &self.bytes,
+            &self.requested,
+            &self.split_blocks,
+            &self.split_bytes,
+            &self.segments,
+            &self.reserved,
+        ] {
+            flow.current.set(0);
+            flow.freed.set(0);
+        }
+        self.pending_blocks.set(0);
+        self.pending_bytes.set(0);
+    }
+}
+
+/// The counters of one heap, by kind.
+#[derive(Debug, Default)]
+pub(crate) struct HeapCounters([Counters; 2]);
+
+impl HeapCounters {
+    #[inline]
+    pub(crate) fn of(&self, kind: Kind) -> &Counters {
+        &self.0[kind as usize]
+    }
+
+    /// Starts from nothing, for a heap that gets another stream or pool.
+    pub(crate) fn clear(&self) {
+        self.0.iter().for_each(Counters::clear);
+    }
+}
