@@ -1,1 +1,43 @@
 //! Allocation traces for Drystone: the event model and readers for CSV and PyTorch snapshots.
+//!
+//! A [`Trace`] says what a program asked for: allocations and frees in order of time, with sizes,
+//! streams and devices. It knows nothing of how memory was found; that is what a replay decides.
+//!
+//! ```no_run
+//! let trace = drystone_trace::read_trace("run.pickle.xz", &drystone_trace::Limits::default())?;
+//! println!("{}: {} events, peak {} B", trace.name, trace.events.len(), trace.peak_live_bytes());
+//! # Ok::<(), drystone_trace::TraceError>(())
+//! ```
+//!
+//! Words used here:
+//!
+//! * **block**: one allocation, from its [`Op::Alloc`] to its [`Op::FreeCompleted`].
+//! * **ring**: the bounded history that torch keeps of a device; it forgets the oldest entries.
+//! * **prelude**: the blocks that were live before a ring began, put back at the start of a trace.
+//!
+//! Input is never trusted: every length is checked before memory is taken for it, [`Limits`] bound
+//! everything that input can make grow, nothing in a pickle is executed, and what makes no sense
+//! is either a [`TraceError`] with its place or counted in [`Trace::dropped`].
+#![forbid(unsafe_code)]
+
+mod builder;
+mod csv;
+mod dropped;
+mod error;
+mod event;
+mod input;
+mod limits;
+mod pickle;
+mod read;
+mod snapshot;
+
+pub use csv::write_csv;
+pub use dropped::{Dropped, Finding, Oddity};
+pub use error::{Compression, PickleProblem, Position, TraceError};
+pub use event::{Event, MAX_DEVICES, MAX_SIZE, NO_BLOCK, Op, Trace};
+pub use limits::{LimitKind, Limits};
+pub use read::{read_snapshot, read_snapshot_bytes, read_trace, read_trace_bytes};
+pub use snapshot::{
+    Action, BlockState, Frame, Segment, SegmentType, Snapshot, SnapshotBlock, StackId, Stacks,
+    TraceEntry,
+};

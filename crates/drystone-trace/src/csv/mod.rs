@@ -1,0 +1,22 @@
+//! Traces as text: one event a line, `t_us,op,id,size,stream`, and what else the format allows.
+//!
+//! * Line ends are `\n` or `\r\n`; empty lines are skipped. Numbers are plain decimal.
+//! * `op` is a letter ([`Op::letter`](crate::Op::letter)).
+//! * `id` is any 64-bit number, free to be reused once its block is freed, and empty for operations
+//!   without a block; `-1` on a free stands for a block that the recorder did not know.
+//! * `stream` is any 64-bit number; 0 is the default stream.
+//! * A sixth column `device` may follow; without it all is device 0.
+//! * Before the columns' names a line `#prelude=N` may say that the first N events are
+//!   reconstructed allocations; other lines that start with `#` are skipped there.
+
+mod lines;
+mod parse;
+mod reader;
+mod writer;
+
+pub(crate) use reader::{is_csv, read};
+pub use writer::write_csv;
+
+const COLUMNS: &str = "t_us,op,id,size,stream";
+const COLUMNS_WITH_DEVICE: &str = "t_us,op,id,size,stream,device";
+const PRELUDE: &str = "#prelude=";

@@ -1,0 +1,150 @@
+//! Reads a CSV event by event.
+
+use crate::builder::{Builder, Recorded};
+use crate::csv::lines::Lines;
+use crate::csv::parse::{field, number};
+use crate::csv::{COLUMNS, COLUMNS_WITH_DEVICE, PRELUDE};
+use crate::error::{Position, TraceError, shown};
+use crate::event::{MAX_DEVICES, MAX_SIZE, Op, Trace};
+use crate::input::Input;
+use crate::limits::Limits;
+
+/// Whether an input that starts with `head` is a CSV: it has our first column, or a comment.
+pub(crate) fn is_csv(head: &[u8]) -> bool {
+    head.starts_with(b"t_us") || head.starts_with(b"#")
+}
+
+/// What was wrong with a line, before its number is known.
+struct Wrong {
+    column: &'static str,
+    found: String,
+    allowed: String,
+}
+
+fn wrong(column: &'static str, found: &[u8], allowed: impl Into<String>) -> Wrong {
+    Wrong { column, found: shown(found), allowed: allowed.into() }
+}
+
+impl Wrong {
+    fn at(self, line: u64) -> TraceError {
+        let Wrong { column, found, allowed } = self;
+        TraceError::Csv { line, column, found, allowed }
+    }
+}
+
+pub(crate) fn read(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trace, TraceError> {
+    let mut lines = Lines::new(input, limits);
+    let header = read_header(&mut lines)?;
+    let mut builder = Builder::new(limits);
+    while let Some(line) = lines.next()? {
+        if line.is_empty() {
+            continue;
+        }
+        let event = parse_event(line, header.with_device);
+        let number = lines.number();
+        let event = event.map_err(|wrong| wrong.at(number))?;
+        if (builder.len() as u64) < header.prelude && event.op != Op::Alloc {
+            return Err(not_prelude(&header, event.op).at(number));
+        }
+        builder.push(event, Position::Line(number))?;
+    }
+    if (builder.len() as u64) < header.prelude {
+        let allowed = format!("{} allocations, as line {} says", header.prelude, header.stated_at);
+        return Err(wrong("line", b"", allowed).at(lines.number() + 1));
+    }
+    Ok(builder.finish(name, header.prelude as usize))
+}
+
+fn not_prelude(header: &Header, op: Op) -> Wrong {
+    let allowed =
+        format!("one of {} allocations, as line {} says", header.prelude, header.stated_at);
+    wrong("op", &[op.letter() as u8], allowed)
+}
+
+#[derive(Default)]
+struct Header {
+    with_device: bool,
+    prelude: u64,
+    /// The line that gave `prelude`.
+    stated_at: u64,
+}
+
+fn read_header(lines: &mut Lines<'_>) -> Result<Header, TraceError> {
+    let columns = || format!("{COLUMNS} or {COLUMNS_WITH_DEVICE}");
+    let mut header = Header::default();
+    while let Some(line) = lines.next()? {
+        if line == COLUMNS.as_bytes() {
+            return Ok(header);
+        }
+        if line == COLUMNS_WITH_DEVICE.as_bytes() {
+            header.with_device = true;
+            return Ok(header);
+        }
+        if let Some(stated) = line.strip_prefix(PRELUDE.as_bytes()) {
+            let Some(prelude) = number(stated) else {
+                let bad = wrong("line", line, format!("{PRELUDE} and a number"));
+                return Err(bad.at(lines.number()));
+            };
+            header.prelude = prelude;
+            header.stated_at = lines.number();
+        } else if !line.is_empty() && line[0] != b'#' {
+            let bad = wrong("line", line, columns());
+            return Err(bad.at(lines.number()));
+        }
+    }
+    Err(wrong("line", b"", columns()).at(lines.number() + 1))
+}
+
+fn parse_event(line: &[u8], with_device: bool) -> Result<Recorded, Wrong> {
+    let mut rest = Some(line);
+    let columns = if with_device { COLUMNS_WITH_DEVICE } else { COLUMNS };
+    let mut next = || field(&mut rest).ok_or_else(|| wrong("line", line, columns));
+    let t_us = parse_number("t_us", next()?, u64::MAX)?;
+    let op = parse_op(next()?)?;
+    let key = parse_id(next()?, op)?;
+    let size = parse_number("size", next()?, MAX_SIZE)?;
+    let stream = parse_number("stream", next()?, u64::MAX)?;
+    let device = match with_device {
+        true => parse_number("device", next()?, u64::from(MAX_DEVICES - 1))? as u32,
+        false => 0,
+    };
+    if next().is_ok() {
+        return Err(wrong("line", line, columns));
+    }
+    Ok(Recorded { t_us, op, key: key.map(|id| (0, id)), size, stream, device })
+}
+
+fn parse_number(column: &'static str, found: &[u8], most: u64) -> Result<u64, Wrong> {
+    number(found)
+        .filter(|&value| value <= most)
+        .ok_or_else(|| wrong(column, found, format!("a whole number from 0 to {most}")))
+}
+
+fn parse_op(found: &[u8]) -> Result<Op, Wrong> {
+    Ok(match found {
+        b"a" => Op::Alloc,
+        b"f" => Op::FreeRequested,
+        b"c" => Op::FreeCompleted,
+        b"S" => Op::SegmentAlloc,
+        b"R" => Op::SegmentFree,
+        b"m" => Op::SegmentMap,
+        b"u" => Op::SegmentUnmap,
+        b"o" => Op::OutOfMemory,
+        b"s" => Op::Snapshot,
+        _ => {
+            let letters: Vec<String> = Op::ALL.iter().map(|op| op.letter().to_string()).collect();
+            return Err(wrong("op", found, format!("one of {}", letters.join(" "))));
+        }
+    })
+}
+
+fn parse_id(found: &[u8], op: Op) -> Result<Option<u64>, Wrong> {
+    match (op, found) {
+        (Op::FreeRequested | Op::FreeCompleted, b"-1") => Ok(None),
+        (Op::Alloc | Op::FreeRequested | Op::FreeCompleted, _) => {
+            parse_number("id", found, u64::MAX).map(Some)
+        }
+        (_, b"") => Ok(None),
+        _ => Err(wrong("id", found, format!("nothing, since op {} has no block", op.letter()))),
+    }
+}

@@ -1,0 +1,229 @@
+//! What can go wrong with an input, and where: every error names its place and what is allowed.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::limits::LimitKind;
+
+/// A place in an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Position {
+    /// The input as a whole.
+    Whole,
+    /// A line of a CSV, counted from 1.
+    Line(u64),
+    /// A byte of the decompressed input, counted from 0.
+    Byte(u64),
+    /// `device_traces[device][index]` of a snapshot.
+    Entry {
+        /// Which ring.
+        device: u32,
+        /// Which entry of it, from 0.
+        index: u64,
+    },
+    /// `segments[index]` of a snapshot.
+    Segment(u64),
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Position::Whole => f.write_str("the input"),
+            Position::Line(line) => write!(f, "line {line}"),
+            Position::Byte(offset) => write!(f, "byte {offset}"),
+            Position::Entry { device, index } => write!(f, "device_traces[{device}][{index}]"),
+            Position::Segment(index) => write!(f, "segments[{index}]"),
+        }
+    }
+}
+
+/// How an input is compressed; known by its first bytes, not by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// xz.
+    Xz,
+    /// Zstandard.
+    Zstd,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Compression::Xz => "xz",
+            Compression::Zstd => "zstd",
+        })
+    }
+}
+
+/// Why an input could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TraceError {
+    /// There is no such file.
+    #[error("no such file: {}", path.display())]
+    NotFound {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// The path names a directory.
+    #[error("{} is a directory; name a trace file (.csv or .pickle, also with .xz or .zst)", path.display())]
+    IsDirectory {
+        /// The path as given.
+        path: PathBuf,
+    },
+    /// The operating system refused to read.
+    #[error("cannot read the input: {source}")]
+    Io {
+        /// What it said.
+        source: io::Error,
+    },
+    /// The compressed data is damaged or cut short.
+    #[error("damaged or incomplete {compression} data: {source}")]
+    Decompress {
+        /// What it looked like.
+        compression: Compression,
+        /// What the decompressor said.
+        source: io::Error,
+    },
+    /// The input is none of the known formats.
+    #[error(
+        "unknown format (starts with {start}); known are CSV with the columns \
+         t_us,op,id,size,stream and pickles of torch.cuda.memory._dump_snapshot, \
+         each as it is or compressed with xz or zstd"
+    )]
+    UnknownFormat {
+        /// The first bytes, escaped.
+        start: String,
+    },
+    /// A line of a CSV is not what it must be.
+    #[error("line {line}, {column}: found {found}, expected {allowed}")]
+    Csv {
+        /// The line, from 1.
+        line: u64,
+        /// The column's name, or `line` where the line as a whole is meant.
+        column: &'static str,
+        /// What was there, shortened and escaped.
+        found: String,
+        /// What is allowed there.
+        allowed: String,
+    },
+    /// A pickle is malformed, or wants more than to be read.
+    #[error("pickle, byte {offset}: {problem}")]
+    Pickle {
+        /// Where the instruction begins, in the decompressed input.
+        offset: u64,
+        /// What is wrong with it.
+        problem: PickleProblem,
+    },
+    /// A pickle is well-formed, but no snapshot.
+    #[error("snapshot, {path}: found {found}, expected {expected}")]
+    Snapshot {
+        /// Which value, as in `device_traces[0][17].size`.
+        path: String,
+        /// What was there, shortened and escaped.
+        found: String,
+        /// What is allowed there.
+        expected: String,
+    },
+    /// One of the [`Limits`](crate::Limits) was passed.
+    #[error("more than {allowed} {kind}, at {position}")]
+    Limit {
+        /// Which.
+        kind: LimitKind,
+        /// What it allows.
+        allowed: u64,
+        /// Where it was passed.
+        position: Position,
+    },
+}
+
+/// What is wrong with an instruction of a pickle.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PickleProblem {
+    /// The input ends inside the instruction, or before the pickle's end.
+    #[error("cut short: {needed} bytes needed, {left} left")]
+    Truncated {
+        /// Bytes that must follow.
+        needed: u64,
+        /// Bytes that do.
+        left: u64,
+    },
+    /// The instruction imports, calls or looks up objects; nothing here does that.
+    #[error(
+        "{0} would execute code; a memory snapshot needs none, do not open this file elsewhere"
+    )]
+    WouldExecuteCode(&'static str),
+    /// The instruction refers to data kept outside of the pickle.
+    #[error("{0} refers to data outside of the pickle")]
+    OutOfBand(&'static str),
+    /// An instruction of the text protocols 0 and 1.
+    #[error("{0} belongs to protocol 0; protocols 2 to 5 are understood")]
+    TextProtocol(&'static str),
+    /// A protocol that is not understood.
+    #[error("protocol {0}; protocols 2 to 5 are understood")]
+    Protocol(u8),
+    /// No instruction has this number.
+    #[error("no instruction has the number {0:#04x}")]
+    UnknownOpcode(u8),
+    /// The instruction needs more values than there are.
+    #[error("{0} needs more values than there are")]
+    StackUnderflow(&'static str),
+    /// The instruction needs a mark, and there is none.
+    #[error("{0} without a mark")]
+    NoMark(&'static str),
+    /// The instruction works on another kind of value.
+    #[error("{opcode} works on {expected}, found {found}")]
+    WrongTarget {
+        /// The instruction.
+        opcode: &'static str,
+        /// What it works on.
+        expected: &'static str,
+        /// What it was given.
+        found: &'static str,
+    },
+    /// A key without a value.
+    #[error("{0} with a key that has no value")]
+    OddItems(&'static str),
+    /// A key that cannot be one.
+    #[error("{0} cannot be a key or a member of a set")]
+    Unhashable(&'static str),
+    /// Nothing was kept under this number.
+    #[error("nothing was kept under the number {0}")]
+    UnknownMemo(u64),
+    /// A length below zero.
+    #[error("length {0} is below zero")]
+    NegativeLength(i32),
+}
+
+/// Input as it may be shown in a message: on one line, without control characters, cut after 32
+/// bytes.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    const SHOWN: usize = 32;
+    if bytes.is_empty() {
+        return "nothing".to_owned();
+    }
+    let head = &bytes[..bytes.len().min(SHOWN)];
+    let more = if bytes.len() > SHOWN { "…" } else { "" };
+    format!("\"{}{more}\"", head.escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shown_input_is_short_and_printable() {
+        assert_eq!(shown(b""), "nothing");
+        assert_eq!(shown(b"a\x1b[31m\"\n"), r#""a\x1b[31m\"\n""#);
+        let long = shown(&[b'x'; 1000]);
+        assert!(long.len() < 50 && long.ends_with("…\""), "{long}");
+    }
+
+    #[test]
+    fn errors_stay_small_enough_to_return() {
+        assert!(size_of::<TraceError>() <= 96);
+    }
+}

@@ -1,0 +1,351 @@
+//! The values of one pickle, held compactly.
+
+use crate::limits::{Budget, Exceeded, LimitKind};
+
+/// A value: its kind in the low 4 bits, content or index above them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Word(u32);
+
+/// The index of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct NodeId(pub(super) u32);
+
+impl NodeId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The index of a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct StrId(u32);
+
+impl StrId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a [`Word`] stands for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Value<'a> {
+    None,
+    Bool(bool),
+    Int(i64),
+    /// An integer beyond `i64`: little-endian two's complement, as in the text.
+    BigInt(&'a [u8]),
+    Float(f64),
+    /// UTF-8 if the writer kept to the rules; Python lets lone surrogates through.
+    Str(StrId, &'a [u8]),
+    Bytes(&'a [u8]),
+    ByteArray(&'a [u8]),
+    Tuple(NodeId),
+    List(NodeId),
+    Dict(NodeId),
+    Set(NodeId),
+    FrozenSet(NodeId),
+}
+
+impl Value<'_> {
+    /// Python's name of the type.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Value::None => "None",
+            Value::Bool(_) => "bool",
+            Value::Int(_) | Value::BigInt(_) => "int",
+            Value::Float(_) => "float",
+            Value::Str(..) => "str",
+            Value::Bytes(_) => "bytes",
+            Value::ByteArray(_) => "bytearray",
+            Value::Tuple(_) => "tuple",
+            Value::List(_) => "list",
+            Value::Dict(_) => "dict",
+            Value::Set(_) => "set",
+            Value::FrozenSet(_) => "frozenset",
+        }
+    }
+}
+
+/// What a value is, as the low 4 bits of its [`Word`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Tag {
+    Const,
+    SmallInt,
+    Int,
+    BigInt,
+    Float,
+    Str,
+    Bytes,
+    ByteArray,
+    Tuple,
+    List,
+    Dict,
+    Set,
+    FrozenSet,
+}
+
+const TAGS: [Tag; 13] = [
+    Tag::Const,
+    Tag::SmallInt,
+    Tag::Int,
+    Tag::BigInt,
+    Tag::Float,
+    Tag::Str,
+    Tag::Bytes,
+    Tag::ByteArray,
+    Tag::Tuple,
+    Tag::List,
+    Tag::Dict,
+    Tag::Set,
+    Tag::FrozenSet,
+];
+
+const TAG_BITS: u32 = 4;
+const PAYLOAD_MAX: u32 = (1 << (32 - TAG_BITS)) - 1;
+
+impl Word {
+    pub(super) const NONE: Word = Word::new(Tag::Const, 0);
+    pub(super) const FALSE: Word = Word::new(Tag::Const, 1);
+    pub(super) const TRUE: Word = Word::new(Tag::Const, 2);
+
+    const fn new(tag: Tag, payload: u32) -> Word {
+        Word(payload << TAG_BITS | tag as u32)
+    }
+
+    pub(super) fn tag(self) -> Tag {
+        TAGS[(self.0 & ((1 << TAG_BITS) - 1)) as usize]
+    }
+
+    fn payload(self) -> u32 {
+        self.0 >> TAG_BITS
+    }
+}
+
+/// Part of the text.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u32,
+    len: u32,
+}
+
+/// A container. Its items lie in chunks: an APPENDS of a list whose items hold lists themselves
+/// comes after theirs, and moving items at each of them would take the square of their number.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    first: u32,
+    last: u32,
+    /// Items; a dict's keys and values count each.
+    len: u32,
+    /// 1 more than the highest item had when it was put in.
+    height: u16,
+}
+
+const NO_CHUNK: u32 = u32::MAX;
+/// Words before a chunk's items: their number, and the next chunk.
+const CHUNK_HEAD: u32 = 2;
+
+#[derive(Debug)]
+pub(crate) struct Arena<'a> {
+    text: &'a [u8],
+    words: Vec<u32>,
+    nodes: Vec<Node>,
+    ints: Vec<i64>,
+    floats: Vec<f64>,
+    spans: Vec<Span>,
+    max_depth: u32,
+}
+
+impl<'a> Arena<'a> {
+    pub(super) fn new(text: &'a [u8], max_depth: u32) -> Self {
+        Arena {
+            text,
+            words: Vec::new(),
+            nodes: Vec::new(),
+            ints: Vec::new(),
+            floats: Vec::new(),
+            spans: Vec::new(),
+            max_depth: max_depth.min(u32::from(u16::MAX) - 1),
+        }
+    }
+
+    /// How many containers there are; a [`NodeId`]'s index is below it.
+    pub(crate) fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many strings and runs of bytes there are; a [`StrId`]'s index is below it.
+    pub(crate) fn str_count(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// How many words all items of all containers take: what visiting each once costs.
+    pub(crate) fn word_count(&self) -> usize {
+        self.words.len()
+    }
+
+    pub(crate) fn value(&self, word: Word) -> Value<'a> {
+        let payload = word.payload();
+        let index = payload as usize;
+        let bytes = || {
+            let Span { start, len } = self.spans[index];
+            &self.text[start as usize..][..len as usize]
+        };
+        match word.tag() {
+            Tag::Const => match word {
+                Word::FALSE => Value::Bool(false),
+                Word::TRUE => Value::Bool(true),
+                _ => Value::None,
+            },
+            // The shift brings the sign back.
+            Tag::SmallInt => Value::Int(i64::from(word.0 as i32 >> TAG_BITS)),
+            Tag::Int => Value::Int(self.ints[index]),
+            Tag::BigInt => Value::BigInt(bytes()),
+            Tag::Float => Value::Float(self.floats[index]),
+            Tag::Str => Value::Str(StrId(payload), bytes()),
+            Tag::Bytes => Value::Bytes(bytes()),
+            Tag::ByteArray => Value::ByteArray(bytes()),
+            Tag::Tuple => Value::Tuple(NodeId(payload)),
+            Tag::List => Value::List(NodeId(payload)),
+            Tag::Dict => Value::Dict(NodeId(payload)),
+            Tag::Set => Value::Set(NodeId(payload)),
+            Tag::FrozenSet => Value::FrozenSet(NodeId(payload)),
+        }
+    }
+
+    /// The number of items; a dict's keys and values count each.
+    pub(crate) fn len(&self, node: NodeId) -> usize {
+        self.nodes[node.index()].len as usize
+    }
+
+    /// The items in order; of a dict key, value, key, value, … Later keys replace equal ones.
+    pub(crate) fn items(&self, node: NodeId) -> Items<'_> {
+        Items { words: &self.words, at: 0, end: 0, next: self.nodes[node.index()].first }
+    }
+
+    pub(super) fn int(&mut self, value: i64, budget: &mut Budget) -> Result<Word, Exceeded> {
+        const SMALL: std::ops::Range<i64> = -(1 << 27)..1 << 27;
+        if SMALL.contains(&value) {
+            return Ok(Word((value as u32) << TAG_BITS | Tag::SmallInt as u32));
+        }
+        let word = Self::index(Tag::Int, self.ints.len())?;
+        budget.push(&mut self.ints, value)?;
+        Ok(word)
+    }
+
+    pub(super) fn float(&mut self, value: f64, budget: &mut Budget) -> Result<Word, Exceeded> {
+        let word = Self::index(Tag::Float, self.floats.len())?;
+        budget.push(&mut self.floats, value)?;
+        Ok(word)
+    }
+
+    /// A value whose content is `text[start..start + len]`; the caller has checked that it exists.
+    pub(super) fn span(
+        &mut self,
+        tag: Tag,
+        start: usize,
+        len: usize,
+        budget: &mut Budget,
+    ) -> Result<Word, Exceeded> {
+        let word = Self::index(tag, self.spans.len())?;
+        budget.push(&mut self.spans, Span { start: start as u32, len: len as u32 })?;
+        Ok(word)
+    }
+
+    pub(super) fn container(
+        &mut self,
+        tag: Tag,
+        items: &[Word],
+        budget: &mut Budget,
+    ) -> Result<Word, Exceeded> {
+        let word = Self::index(tag, self.nodes.len())?;
+        let node = Node { first: NO_CHUNK, last: NO_CHUNK, len: 0, height: 1 };
+        budget.push(&mut self.nodes, node)?;
+        self.extend(word, items, budget)?;
+        Ok(word)
+    }
+
+    /// Appends to a container.
+    pub(super) fn extend(
+        &mut self,
+        container: Word,
+        items: &[Word],
+        budget: &mut Budget,
+    ) -> Result<(), Exceeded> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let too_many = Exceeded { kind: LimitKind::Objects, allowed: u64::from(u32::MAX) };
+        let id = container.payload() as usize;
+        let height = items.iter().map(|item| self.height(*item)).max().unwrap_or(0) + 1;
+        if height > self.max_depth {
+            return Err(Exceeded { kind: LimitKind::Depth, allowed: u64::from(self.max_depth) });
+        }
+        budget.reserve(&mut self.words, items.len() + CHUNK_HEAD as usize)?;
+        let added = u32::try_from(items.len()).map_err(|_| too_many)?;
+        let end = u32::try_from(self.words.len() + items.len() + CHUNK_HEAD as usize);
+        let end = end.map_err(|_| too_many)? - added - CHUNK_HEAD;
+        let node = &mut self.nodes[id];
+        node.height = node.height.max(height as u16);
+        node.len = node.len.checked_add(added).ok_or(too_many)?;
+        let grown_in_place = node.last != NO_CHUNK && {
+            let count = self.words[node.last as usize];
+            node.last + CHUNK_HEAD + count == end
+        };
+        if grown_in_place {
+            self.words[node.last as usize] += added;
+        } else {
+            self.words.extend([added, NO_CHUNK]);
+            match node.last {
+                NO_CHUNK => node.first = end,
+                last => self.words[last as usize + 1] = end,
+            }
+            node.last = end;
+        }
+        self.words.extend(items.iter().map(|item| item.0));
+        Ok(())
+    }
+
+    fn height(&self, word: Word) -> u32 {
+        match word.tag() {
+            Tag::Tuple | Tag::List | Tag::Dict | Tag::Set | Tag::FrozenSet => {
+                u32::from(self.nodes[word.payload() as usize].height)
+            }
+            _ => 0,
+        }
+    }
+
+    fn index(tag: Tag, index: usize) -> Result<Word, Exceeded> {
+        match u32::try_from(index) {
+            Ok(index) if index <= PAYLOAD_MAX => Ok(Word::new(tag, index)),
+            _ => Err(Exceeded { kind: LimitKind::Objects, allowed: u64::from(PAYLOAD_MAX) }),
+        }
+    }
+}
+
+/// The items of a container.
+#[derive(Debug)]
+pub(crate) struct Items<'a> {
+    words: &'a [u32],
+    at: usize,
+    end: usize,
+    next: u32,
+}
+
+impl Iterator for Items<'_> {
+    type Item = Word;
+
+    fn next(&mut self) -> Option<Word> {
+        if self.at == self.end {
+            if self.next == NO_CHUNK {
+                return None;
+            }
+            let chunk = self.next as usize;
+            self.at = chunk + CHUNK_HEAD as usize;
+            self.end = self.at + self.words[chunk] as usize;
+            self.next = self.words[chunk + 1];
+        }
+        self.at += 1;
+        Some(Word(self.words[self.at - 1]))
+    }
+}

@@ -1,0 +1,220 @@
+//! From a snapshot to a trace: the rings merged by time, and before them the blocks that were live
+//! when the rings began.
+//!
+//! A ring forgets its oldest entries, so that it begins in the middle of things. A block was live
+//! before it if the first thing the ring says of its address is a free, or if the ring says nothing
+//! of it and the segments have it in use at the end. Such blocks become allocations at time 0, by
+//! address: how and when they came about is not known.
+
+use std::collections::HashMap;
+
+use crate::builder::{BlockKey, Builder, Recorded};
+use crate::dropped::Oddity;
+use crate::error::{Position, TraceError};
+use crate::event::{Op, Trace};
+use crate::limits::Limits;
+use crate::snapshot::{Action, BlockState, Segment, Snapshot, SnapshotBlock, StackId, TraceEntry};
+
+impl Snapshot {
+    /// The snapshot's events as a trace called `name`, with the blocks that were live before as its
+    /// [`prelude`](Trace::prelude). Times count from the first event; pools are ignored.
+    ///
+    /// # Errors
+    /// [`TraceError::Limit`] where the trace would pass `limits`.
+    pub fn to_trace(&self, name: &str, limits: &Limits) -> Result<Trace, TraceError> {
+        self.to_trace_with_stacks(name, limits).map(|(trace, _)| trace)
+    }
+
+    /// As [`to_trace`](Self::to_trace), with the stack of each block's allocation, by block number.
+    /// A block of the prelude has the stack that the segments know, or the empty one.
+    ///
+    /// # Errors
+    /// As [`to_trace`](Self::to_trace).
+    pub fn to_trace_with_stacks(
+        &self,
+        name: &str,
+        limits: &Limits,
+    ) -> Result<(Trace, Vec<StackId>), TraceError> {
+        let mut builder = Builder::new(limits);
+        let mut stacks = Vec::new();
+        let before = self.live_before();
+        for block in &before {
+            builder.push(block.event(Op::Alloc), block.found)?;
+            stacks.push(block.stack);
+        }
+        let prelude = builder.len();
+        for block in before.iter().filter(|block| block.requested) {
+            builder.push(block.event(Op::FreeRequested), block.found)?;
+        }
+        let order = self.by_time(&mut builder);
+        let start = order.first().map_or(0, |first| first.time_us);
+        for Place { time_us, device, index } in order {
+            let entry = &self.device_traces[device as usize][index as usize];
+            let found = Position::Entry { device, index: u64::from(index) };
+            let Some(op) = op_of(entry.action) else {
+                builder.note(Oddity::UnknownAction, found);
+                continue;
+            };
+            if op == Op::Alloc {
+                stacks.push(entry.stack);
+            }
+            let event = Recorded {
+                t_us: time_us - start,
+                op,
+                key: op.has_block().then_some(key_of(device, entry.addr)),
+                size: entry.size,
+                stream: entry.stream,
+                device,
+            };
+            builder.push(event, found)?;
+        }
+        self.compare_ends(&mut builder);
+        Ok((builder.finish(name, prelude), stacks))
+    }
+
+    /// The blocks that were live before the rings began, by device and address.
+    fn live_before(&self) -> Vec<Before> {
+        let mut first = HashMap::new();
+        let mut before = Vec::new();
+        for (device, ring) in (0..).zip(&self.device_traces) {
+            for (index, entry) in (0..).zip(ring) {
+                let is_free = match op_of(entry.action) {
+                    Some(op) if op.has_block() => op != Op::Alloc,
+                    _ => continue,
+                };
+                let key = key_of(device, entry.addr);
+                // Only the first entry of an address says what was before.
+                if first.contains_key(&key) {
+                    continue;
+                }
+                first.insert(key, is_free.then_some(before.len()));
+                if is_free {
+                    before.push(Before::freed(key, entry, Position::Entry { device, index }));
+                }
+            }
+        }
+        for (index, segment, block) in self.blocks_in_use() {
+            let key = key_of(segment.device, block.address);
+            if let std::collections::hash_map::Entry::Vacant(vacant) = first.entry(key) {
+                vacant.insert(None);
+                before.push(Before::in_use(key, segment, block, Position::Segment(index)));
+            }
+        }
+        before.sort_by_key(|block| block.key);
+        before
+    }
+
+    /// Segment by segment, each with its number.
+    fn blocks_in_use(&self) -> impl Iterator<Item = (u64, &Segment, &SnapshotBlock)> {
+        (0..).zip(&self.segments).flat_map(|(index, segment)| {
+            let in_use = segment.blocks.iter().filter(|b| b.state != BlockState::Inactive);
+            in_use.map(move |block| (index, segment, block))
+        })
+    }
+
+    /// The entries of all rings by time. A ring's own order is kept: where its time goes back, that
+    /// is noted, and the time before is taken.
+    fn by_time(&self, builder: &mut Builder) -> Vec<Place> {
+        let mut order = Vec::with_capacity(self.device_traces.iter().map(Vec::len).sum());
+        for (device, ring) in (0..).zip(&self.device_traces) {
+            let mut last = 0;
+            for (index, entry) in (0..).zip(ring) {
+                if entry.time_us < last {
+                    let found = Position::Entry { device, index: u64::from(index) };
+                    builder.note(Oddity::TimeWentBack, found);
+                }
+                last = last.max(entry.time_us);
+                order.push(Place { time_us: last, device, index });
+            }
+        }
+        order.sort_by_key(|place| place.time_us);
+        order
+    }
+
+    /// Notes where the rings' end and the segments disagree.
+    fn compare_ends(&self, builder: &mut Builder) {
+        if self.segments.is_empty() {
+            return;
+        }
+        let mut in_use = std::collections::HashSet::new();
+        for (index, segment, block) in self.blocks_in_use() {
+            let key = key_of(segment.device, block.address);
+            in_use.insert(key);
+            if builder.is_live(key) == Some(false) {
+                builder.note(Oddity::InUseAfterFree, Position::Segment(index));
+            }
+        }
+        let missing = builder.live_keys().filter(|key| !in_use.contains(key)).count();
+        for _ in 0..missing {
+            builder.note(Oddity::MissingFromSegments, Position::Whole);
+        }
+    }
+}
+
+/// An entry's place in the rings, and its time.
+struct Place {
+    time_us: u64,
+    device: u32,
+    index: u32,
+}
+
+/// A block that was live before the rings began.
+struct Before {
+    key: BlockKey,
+    size: u64,
+    stream: u64,
+    stack: StackId,
+    /// Its free was requested before, too.
+    requested: bool,
+    found: Position,
+}
+
+impl Before {
+    fn freed(key: BlockKey, entry: &TraceEntry, found: Position) -> Self {
+        Before {
+            key,
+            size: entry.size,
+            stream: entry.stream,
+            // The entry's stack is who freed it.
+            stack: StackId::default(),
+            requested: entry.action == Action::FreeCompleted,
+            found,
+        }
+    }
+
+    fn in_use(key: BlockKey, segment: &Segment, block: &SnapshotBlock, found: Position) -> Self {
+        Before {
+            key,
+            size: block.requested_size,
+            stream: segment.stream,
+            stack: block.stack,
+            requested: block.state == BlockState::PendingFree,
+            found,
+        }
+    }
+
+    fn event(&self, op: Op) -> Recorded {
+        let device = self.key.0 - 1;
+        let Before { key, size, stream, .. } = *self;
+        Recorded { t_us: 0, op, key: Some(key), size, stream, device }
+    }
+}
+
+fn key_of(device: u32, address: u64) -> BlockKey {
+    (device + 1, address)
+}
+
+fn op_of(action: Action) -> Option<Op> {
+    Some(match action {
+        Action::Alloc => Op::Alloc,
+        Action::FreeRequested => Op::FreeRequested,
+        Action::FreeCompleted => Op::FreeCompleted,
+        Action::SegmentAlloc => Op::SegmentAlloc,
+        Action::SegmentFree => Op::SegmentFree,
+        Action::SegmentMap => Op::SegmentMap,
+        Action::SegmentUnmap => Op::SegmentUnmap,
+        Action::Snapshot => Op::Snapshot,
+        Action::OutOfMemory => Op::OutOfMemory,
+        Action::Unknown => return None,
+    })
+}

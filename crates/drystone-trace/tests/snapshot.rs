@@ -1,0 +1,517 @@
+//! Snapshots: the recorded ones against CPython's figures, made-up ones, and hostile ones.
+
+mod common;
+
+use common::encode::{Encoder, Val, dict, encode};
+use common::recorded;
+use drystone_trace::{
+    Action, BlockState, Event, LimitKind, Limits, NO_BLOCK, Oddity, Op, Position, SegmentType,
+    Snapshot, StackId, Trace, TraceError, read_snapshot, read_snapshot_bytes, read_trace,
+    read_trace_bytes, write_csv,
+};
+use proptest::prelude::*;
+
+fn plain_text(name: &str) -> Vec<u8> {
+    let packed = std::fs::read(recorded(name)).unwrap();
+    liblzma::decode_all(&packed[..]).unwrap()
+}
+
+fn snapshot(value: &Val) -> Snapshot {
+    read_snapshot_bytes(&encode(value, 4), &Limits::default()).unwrap()
+}
+
+fn trace(value: &Val) -> Trace {
+    snapshot(value).to_trace("test", &Limits::default()).unwrap()
+}
+
+fn entry(action: &str, addr: i64, size: i64, stream: i64, time_us: i64) -> Val {
+    dict([
+        ("action", action.into()),
+        (if action == "oom" { "device_free" } else { "addr" }, addr.into()),
+        ("size", size.into()),
+        ("stream", stream.into()),
+        ("time_us", time_us.into()),
+        ("compile_context", "N/A".into()),
+    ])
+}
+
+fn block(address: i64, size: i64, requested: i64, state: &str) -> Val {
+    dict([
+        ("address", address.into()),
+        ("size", size.into()),
+        ("requested_size", requested.into()),
+        ("state", state.into()),
+    ])
+}
+
+fn segment(device: i64, address: i64, stream: i64, blocks: Vec<Val>) -> Val {
+    dict([
+        ("device", device.into()),
+        ("address", address.into()),
+        ("total_size", 4096.into()),
+        ("stream", stream.into()),
+        ("blocks", Val::List(blocks)),
+    ])
+}
+
+fn whole(segments: Vec<Val>, rings: Vec<Vec<Val>>) -> Val {
+    let rings = rings.into_iter().map(Val::List).collect();
+    dict([("segments", Val::List(segments)), ("device_traces", Val::List(rings))])
+}
+
+fn event(t_us: u64, op: Op, id: u32, size: u64, stream: u32) -> Event {
+    Event { t_us, size, id, stream, device: 0, op }
+}
+
+#[test]
+fn recorded_snapshots_have_the_figures_that_cpython_computes() {
+    // segments, their bytes, blocks; stacks; prelude, its bytes; trace blocks, streams, peak, µs.
+    for (name, segments, stacks, prelude, figures) in [
+        (
+            "stanza_pos",
+            (17, 2_476_736_512, 20),
+            20,
+            (26, 148_217_792),
+            (2010, 1, 713_849_584, 897_497),
+        ),
+        (
+            "prefetch_streams",
+            (205, 10_479_468_544, 207),
+            53,
+            (722, 2_535_437_872),
+            (2243, 3, 2_912_129_788, 241_737),
+        ),
+    ] {
+        let path = recorded(&format!("{name}.pickle.xz"));
+        let snapshot = read_snapshot(&path, &Limits::default()).unwrap();
+        let bytes: u64 = snapshot.segments.iter().map(|s| s.total_size).sum();
+        let blocks: usize = snapshot.segments.iter().map(|s| s.blocks.len()).sum();
+        assert_eq!((snapshot.segments.len(), bytes, blocks), segments, "{name}");
+        assert_eq!(snapshot.stacks.len(), stacks, "{name}");
+        assert_eq!(snapshot.device_traces.len(), 1);
+        assert_eq!(snapshot.device_traces[0].len(), 6000);
+        let divisions = ("roundup_power2_divisions.256".to_owned(), "0".to_owned());
+        assert!(snapshot.settings.contains(&divisions), "{:?}", snapshot.settings);
+        let threads = ("pinned_num_register_threads".to_owned(), "1".to_owned());
+        assert!(snapshot.settings.contains(&threads), "{:?}", snapshot.settings);
+
+        let trace = read_trace(&path, &Limits::default()).unwrap();
+        assert_eq!(trace.name, name);
+        assert_eq!(trace.events.len(), 6000 + prelude.0, "{name}");
+        let bytes: u64 = trace.events[..trace.prelude].iter().map(|e| e.size).sum();
+        assert_eq!((trace.prelude, bytes), prelude, "{name}");
+        let found = (trace.blocks, trace.streams, trace.peak_live_bytes(), trace.duration_us());
+        assert_eq!(found, figures, "{name}");
+        assert!(trace.dropped.is_empty(), "{name}: {:?}", trace.dropped);
+
+        let mut csv = Vec::new();
+        write_csv(&trace, &mut csv).unwrap();
+        assert_eq!(read_trace_bytes(name, &csv, &Limits::default()).unwrap(), trace);
+    }
+}
+
+#[test]
+fn recorded_frames_are_those_that_cpython_reads() {
+    let path = recorded("stanza_pos.pickle.xz");
+    let snapshot = read_snapshot(path, &Limits::default()).unwrap();
+    let ring = &snapshot.device_traces[0];
+    let total: usize = ring.iter().map(|e| snapshot.stacks.frames(e.stack).count()).sum();
+    assert_eq!(total, 45_471);
+    let first: Vec<String> = snapshot
+        .stacks
+        .frames(ring[0].stack)
+        .map(|frame| format!("{}:{} {}", frame.filename, frame.line, frame.name))
+        .collect();
+    assert_eq!(first.len(), 8);
+    assert_eq!(first[0], "torch/nn/modules/linear.py:247 forward");
+    assert_eq!(first[7], "train.py:206 <module>");
+    assert_eq!(snapshot.stacks.frames(StackId::default()).count(), 0);
+}
+
+#[test]
+fn all_fields_arrive_in_every_protocol() {
+    let frames = Val::List(vec![
+        dict([("filename", "a.py".into()), ("line", 7.into()), ("name", "f".into())]),
+        dict([("filename", "b.py".into()), ("line", (-1).into()), ("name", "g".into())]),
+    ]);
+    let value = dict([
+        (
+            "segments",
+            Val::List(vec![dict([
+                ("device", 3.into()),
+                ("address", (1i64 << 47).into()),
+                ("total_size", 4096.into()),
+                ("allocated_size", 512.into()),
+                ("active_size", 1024.into()),
+                ("requested_size", 500.into()),
+                ("stream", (-2).into()),
+                ("segment_type", "small".into()),
+                ("segment_pool_id", Val::Tuple(vec![1.into(), 2.into()])),
+                ("is_expandable", true.into()),
+                ("frames", frames.clone()),
+                ("a_key_of_the_future", Val::List(vec![Val::None])),
+                (
+                    "blocks",
+                    Val::List(vec![
+                        dict([("size", 512.into()), ("state", "active_allocated".into())]),
+                        dict([
+                            ("size", 512.into()),
+                            ("requested_size", 300.into()),
+                            ("state", "active_pending_free".into()),
+                        ]),
+                        dict([("size", 3072.into()), ("state", "inactive".into())]),
+                    ]),
+                ),
+            ])]),
+        ),
+        (
+            "device_traces",
+            Val::List(vec![Val::List(vec![
+                dict([
+                    ("action", "alloc".into()),
+                    ("addr", Val::BigInt(vec![255, 255, 255, 255, 255, 255, 255, 255, 0])),
+                    ("size", 9.into()),
+                    ("frames", frames),
+                ]),
+                entry("oom", 77, 8, 0, 5),
+                entry("retired", 1, 1, 0, 6),
+            ])]),
+        ),
+    ]);
+    for proto in 2..=5 {
+        let snapshot = read_snapshot_bytes(&encode(&value, proto), &Limits::default()).unwrap();
+        let segment = &snapshot.segments[0];
+        assert_eq!((segment.device, segment.address, segment.total_size), (3, 1 << 47, 4096));
+        let sizes = (segment.allocated_size, segment.active_size, segment.requested_size);
+        assert_eq!(sizes, (512, 1024, 500));
+        assert_eq!((segment.stream, segment.segment_pool_id), (u64::MAX - 1, (1, 2)));
+        assert_eq!((segment.segment_type, segment.is_expandable), (SegmentType::Small, true));
+        let blocks: Vec<_> =
+            segment.blocks.iter().map(|b| (b.address, b.requested_size, b.state)).collect();
+        let expected = [
+            (1 << 47, 512, BlockState::Allocated),
+            ((1 << 47) + 512, 300, BlockState::PendingFree),
+            ((1 << 47) + 1024, 3072, BlockState::Inactive),
+        ];
+        assert_eq!(blocks, expected);
+        let ring = &snapshot.device_traces[0];
+        assert_eq!((ring[0].addr, ring[0].size, ring[0].time_us), (u64::MAX, 9, 0));
+        assert_eq!(ring[0].stack, segment.stack);
+        let lines: Vec<u32> = snapshot.stacks.frames(ring[0].stack).map(|f| f.line).collect();
+        assert_eq!(lines, [7, 0]);
+        assert_eq!((ring[1].action, ring[1].addr), (Action::OutOfMemory, 77));
+        assert_eq!(ring[2].action, Action::Unknown);
+    }
+    let empty = snapshot(&dict([]));
+    assert_eq!(empty, Snapshot::default());
+}
+
+#[test]
+fn a_wrong_type_is_an_error_with_the_path_to_it() {
+    let ring = |bad: Val| {
+        let mut ring: Vec<Val> = (0..17).map(|t| entry("alloc", t, 1, 0, t)).collect();
+        ring.push(bad);
+        whole(vec![], vec![vec![], ring])
+    };
+    let frames = |frame: Val| {
+        let Val::Dict(mut pairs) = entry("alloc", 1, 1, 0, 0) else { unreachable!() };
+        pairs.push(("frames".into(), Val::List(vec![frame])));
+        ring(Val::Dict(pairs))
+    };
+    let in_block = |bad: Val| whole(vec![segment(0, 0, 0, vec![bad])], vec![]);
+    for (value, path, found) in [
+        (Val::List(vec![]), "the whole", "list"),
+        (dict([("segments", 5.into())]), "segments", "int 5"),
+        (dict([("device_traces", dict([]))]), "device_traces", "dict"),
+        (dict([("device_traces", Val::List(vec![1.into()]))]), "device_traces[0]", "int 1"),
+        (ring("x".into()), "device_traces[1][17]", "str \"x\""),
+        (ring(entry("alloc", 1, -5, 0, 0)), "device_traces[1][17].size", "int -5"),
+        (ring(entry("alloc", 1, (1 << 60) + 1, 0, 0)), "device_traces[1][17].size", "int 11529"),
+        (ring(dict([("action", Val::None)])), "device_traces[1][17].action", "None"),
+        (ring(dict([("size", 1.into())])), "device_traces[1][17].action", "nothing"),
+        (ring(dict([("action", "alloc".into())])), "device_traces[1][17].size", "nothing"),
+        (
+            ring(dict([("action", "alloc".into()), ("size", 1.into())])),
+            "device_traces[1][17].addr",
+            "nothing",
+        ),
+        (
+            frames(dict([("line", Val::Float(1.5))])),
+            "device_traces[1][17].frames[0].line",
+            "float 1.5",
+        ),
+        (frames(Val::None), "device_traces[1][17].frames[0]", "None"),
+        (whole(vec![dict([])], vec![]), "segments[0].address", "nothing"),
+        (whole(vec![dict([("device", 1024.into())])], vec![]), "segments[0].device", "int 1024"),
+        (
+            whole(
+                vec![dict([("segment_pool_id", Val::Tuple(vec![0.into(), true.into()]))])],
+                vec![],
+            ),
+            "segments[0].segment_pool_id[1]",
+            "bool true",
+        ),
+        (in_block(block(0, 1, 1, "\x1b[2J")), "segments[0].blocks[0].state", "str \"\\x1b[2J\""),
+        (in_block(dict([("state", "inactive".into())])), "segments[0].blocks[0].size", "nothing"),
+    ] {
+        let error = read_snapshot_bytes(&encode(&value, 4), &Limits::default()).unwrap_err();
+        let TraceError::Snapshot { path: p, found: f, .. } = &error else { panic!("{error}") };
+        assert_eq!(p, path, "{error}");
+        assert!(f.starts_with(found), "{error}");
+    }
+    let many = dict([("device_traces", Val::List(vec![Val::List(vec![]); 1025]))]);
+    assert!(read_snapshot_bytes(&encode(&many, 4), &Limits::default()).is_err());
+}
+
+#[test]
+fn blocks_live_before_the_ring_are_put_back_in_front() {
+    let stream = 845_613_328;
+    let ring = vec![
+        // Live before: its free is all that the ring knows.
+        entry("free_requested", 9000, 90, stream, 1000),
+        entry("free_completed", 9000, 90, stream, 1001),
+        // The same address again, twice.
+        entry("alloc", 9000, 91, 0, 1002),
+        entry("free_requested", 9000, 91, 0, 1003),
+        entry("free_completed", 9000, 91, 0, 1004),
+        entry("alloc", 9000, 92, 0, 1005),
+        // Requested before, completed here.
+        entry("free_completed", 5000, 50, stream, 1006),
+        entry("segment_alloc", 1 << 40, 2048, 0, 1007),
+        entry("oom", 10, 77, 0, 1008),
+        entry("snapshot", 0, 0, 0, 1009),
+    ];
+    let segments = vec![segment(
+        0,
+        1000,
+        stream,
+        vec![
+            // Live before and after.
+            block(1000, 512, 100, "active_allocated"),
+            block(1512, 512, 111, "inactive"),
+            // Live before, freed there, not completed yet.
+            block(2024, 512, 200, "active_pending_free"),
+            block(9000, 512, 92, "active_allocated"),
+        ],
+    )];
+    let trace = trace(&whole(segments, vec![ring]));
+    let expected = [
+        event(0, Op::Alloc, 0, 100, 1),
+        event(0, Op::Alloc, 1, 200, 1),
+        event(0, Op::Alloc, 2, 50, 1),
+        event(0, Op::Alloc, 3, 90, 1),
+        event(0, Op::FreeRequested, 1, 200, 1),
+        event(0, Op::FreeRequested, 2, 50, 1),
+        event(0, Op::FreeRequested, 3, 90, 1),
+        event(1, Op::FreeCompleted, 3, 90, 1),
+        event(2, Op::Alloc, 4, 91, 0),
+        event(3, Op::FreeRequested, 4, 91, 0),
+        event(4, Op::FreeCompleted, 4, 91, 0),
+        event(5, Op::Alloc, 5, 92, 0),
+        event(6, Op::FreeCompleted, 2, 50, 1),
+        event(7, Op::SegmentAlloc, NO_BLOCK, 2048, 0),
+        event(8, Op::OutOfMemory, NO_BLOCK, 77, 0),
+        event(9, Op::Snapshot, NO_BLOCK, 0, 0),
+    ];
+    assert_eq!(trace.events, expected);
+    assert_eq!((trace.prelude, trace.blocks, trace.streams), (4, 6, 2));
+    assert!(trace.dropped.is_empty(), "{:?}", trace.dropped);
+}
+
+#[test]
+fn devices_are_merged_by_time_and_kept_apart_by_address() {
+    let rings = vec![
+        vec![entry("alloc", 64, 1, 0, 10), entry("free_requested", 64, 1, 0, 30)],
+        vec![],
+        vec![entry("free_requested", 64, 2, 5, 20), entry("alloc", 128, 3, 5, 40)],
+    ];
+    let segments = vec![segment(1, 64, 9, vec![block(64, 512, 4, "active_allocated")])];
+    let trace = trace(&whole(segments, rings));
+    let found: Vec<_> =
+        trace.events.iter().map(|e| (e.t_us, e.device, e.op, e.id, e.size)).collect();
+    let expected = [
+        (0, 1, Op::Alloc, 0, 4),
+        (0, 2, Op::Alloc, 1, 2),
+        (0, 0, Op::Alloc, 2, 1),
+        (10, 2, Op::FreeRequested, 1, 2),
+        (20, 0, Op::FreeRequested, 2, 1),
+        (30, 2, Op::Alloc, 3, 3),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!((trace.devices, trace.streams, trace.prelude), (3, 3, 2));
+    // The segments know nothing of what devices 0 and 2 have live.
+    assert_eq!(trace.dropped.count(Oddity::MissingFromSegments), 2 + 1);
+}
+
+#[test]
+fn contradictions_are_repaired_and_reported() {
+    let ring = vec![
+        entry("alloc", 64, 1, 0, 10),
+        entry("alloc", 64, 2, 0, 9),
+        entry("invented", 64, 2, 0, 11),
+        entry("free_requested", 64, 5, 0, 12),
+        entry("free_completed", 64, 2, 0, 13),
+        entry("free_requested", 64, 2, 0, 14),
+    ];
+    let segments = vec![segment(0, 64, 0, vec![block(64, 512, 4, "active_allocated")])];
+    let trace = trace(&whole(segments, vec![ring]));
+    let found: Vec<_> =
+        trace.dropped.findings().iter().map(|f| (f.oddity, f.count, f.first)).collect();
+    let at = |index| Position::Entry { device: 0, index };
+    let expected = [
+        (Oddity::TimeWentBack, 1, at(1)),
+        (Oddity::AllocOfLive, 1, at(1)),
+        (Oddity::UnknownAction, 1, at(2)),
+        (Oddity::SizeMismatch, 1, at(3)),
+        (Oddity::RequestedTwice, 1, at(5)),
+        (Oddity::InUseAfterFree, 1, Position::Segment(0)),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!((trace.blocks, trace.prelude, trace.peak_live_bytes()), (2, 0, 2));
+}
+
+#[test]
+fn each_block_has_the_stack_of_its_allocation() {
+    let frames = |name: &str| {
+        let frame = dict([("filename", "a.py".into()), ("line", 1.into()), ("name", name.into())]);
+        ("frames", Val::List(vec![frame]))
+    };
+    let with = |value: Val, name: &str| {
+        let Val::Dict(mut pairs) = value else { unreachable!() };
+        let (key, frames) = frames(name);
+        pairs.push((key.into(), frames));
+        Val::Dict(pairs)
+    };
+    let ring = vec![
+        with(entry("free_requested", 64, 1, 0, 10), "freed"),
+        with(entry("alloc", 128, 1, 0, 11), "inside"),
+    ];
+    let live = with(block(8, 8, 8, "active_allocated"), "before");
+    let snapshot = snapshot(&whole(vec![segment(0, 0, 0, vec![live])], vec![ring]));
+    let (trace, stacks) = snapshot.to_trace_with_stacks("x", &Limits::default()).unwrap();
+    assert_eq!(stacks.len(), trace.blocks as usize);
+    let names: Vec<Option<&str>> =
+        stacks.iter().map(|id| snapshot.stacks.frames(*id).next().map(|f| f.name)).collect();
+    assert_eq!(names, [Some("before"), None, Some("inside")]);
+}
+
+#[test]
+fn hostile_sharing_is_stopped_before_it_unfolds() {
+    // 2,000 lists that are all the same list of 2,000 entries that are all the same entry.
+    let mut encoder = Encoder::new(4);
+    encoder.op(b'}', &[]);
+    encoder.str("segments");
+    encoder.value(&segment(0, 0, 0, vec![]));
+    let one = encoder.memoize();
+    encoder.op(b'0', &[]);
+    encoder.op(b'(', &[]);
+    (0..100_000).for_each(|_| encoder.get(one));
+    encoder.op(b'l', &[]);
+    encoder.op(b's', &[]);
+    let flat = encoder.finish();
+    let limits = Limits { max_memory_bytes: 4 << 20, ..Limits::default() };
+    let error = read_snapshot_bytes(&flat, &limits).unwrap_err();
+    assert!(matches!(error, TraceError::Limit { kind: LimitKind::Memory, .. }), "{error}");
+
+    let mut encoder = Encoder::new(4);
+    encoder.op(b'}', &[]);
+    encoder.str("device_traces");
+    encoder.value(&entry("alloc", 1, 1, 0, 1));
+    let one = encoder.memoize();
+    encoder.op(b'0', &[]);
+    encoder.op(b'(', &[]);
+    (0..2000).for_each(|_| encoder.get(one));
+    encoder.op(b'l', &[]);
+    let ring = encoder.memoize();
+    encoder.op(b'0', &[]);
+    encoder.op(b'(', &[]);
+    (0..1000).for_each(|_| encoder.get(ring));
+    encoder.op(b'l', &[]);
+    encoder.op(b's', &[]);
+    let text = encoder.finish();
+    let error = read_snapshot_bytes(&text, &Limits::default()).unwrap_err();
+    assert!(matches!(error, TraceError::Limit { kind: LimitKind::Expansion, .. }), "{error}");
+    let limits = Limits { max_events: 1999, ..Limits::default() };
+    let error = read_snapshot_bytes(&text, &limits).unwrap_err();
+    assert!(matches!(error, TraceError::Limit { kind: LimitKind::Events, .. }), "{error}");
+}
+
+#[test]
+fn hostile_settings_that_contain_themselves_end() {
+    let mut encoder = Encoder::new(4);
+    encoder.op(b'}', &[]);
+    encoder.str("allocator_settings");
+    encoder.op(b'}', &[]);
+    let settings = encoder.memoize();
+    encoder.str("again");
+    encoder.get(settings);
+    encoder.op(b's', &[]);
+    encoder.op(b's', &[]);
+    let snapshot = read_snapshot_bytes(&encoder.finish(), &Limits::default()).unwrap();
+    assert_eq!(snapshot.settings, []);
+}
+
+#[test]
+fn reading_holds_a_small_multiple_of_the_text() {
+    let text = plain_text("prefetch_streams.pickle.xz");
+    let within = |times: u64| {
+        let limits = Limits { max_memory_bytes: times * text.len() as u64, ..Limits::default() };
+        read_snapshot_bytes(&text, &limits)
+    };
+    // The text itself, its values, and the snapshot made of them.
+    within(4).unwrap();
+    assert!(within(1).is_err(), "the account sees less than what is held");
+}
+
+#[test]
+fn a_cut_anywhere_is_an_error() {
+    let text = plain_text("stanza_pos.pickle.xz");
+    let packed = std::fs::read(recorded("stanza_pos.pickle.xz")).unwrap();
+    let limits = Limits::default();
+    for cut in (0..text.len()).step_by(997).chain(text.len() - 20..text.len()) {
+        let error = read_trace_bytes("x", &text[..cut], &limits).unwrap_err();
+        match error {
+            TraceError::Pickle { offset, .. } => assert!(offset <= cut as u64),
+            TraceError::UnknownFormat { .. } => assert_eq!(cut, 0),
+            other => panic!("cut at {cut}: {other}"),
+        }
+    }
+    for cut in (0..packed.len()).step_by(499) {
+        assert!(read_trace_bytes("x", &packed[..cut], &limits).is_err(), "cut at {cut}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn changed_bytes_never_panic_and_keep_to_the_limits(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+    ) {
+        let mut text = plain_text("stanza_pos.pickle.xz");
+        for (at, byte) in changes {
+            let at = at.index(text.len());
+            text[at] = byte;
+        }
+        let limits = Limits { max_memory_bytes: 32 << 20, max_events: 10_000, ..Limits::default() };
+        if let Ok(trace) = read_trace_bytes("x", &text, &limits) {
+            prop_assert!(trace.events.len() <= 10_000);
+            let mut csv = Vec::new();
+            write_csv(&trace, &mut csv).unwrap();
+            let again = read_trace_bytes("x", &csv, &limits).unwrap();
+            prop_assert_eq!(again.events, trace.events);
+        }
+    }
+
+    #[test]
+    fn changed_bytes_of_compressed_data_never_panic(
+        at in any::<prop::sample::Index>(), byte in any::<u8>(),
+    ) {
+        let mut packed = std::fs::read(recorded("stanza_pos.pickle.xz")).unwrap();
+        let at = at.index(packed.len());
+        let changed = packed[at] != byte;
+        packed[at] = byte;
+        let found = read_trace_bytes("x", &packed, &Limits::default());
+        prop_assert_eq!(found.is_err(), changed, "the checksum covers every byte");
+    }
+}
