@@ -6,6 +6,7 @@ use crate::error::{PickleProblem, Position, TraceError};
 use crate::limits::{Budget, Exceeded, LimitKind, Limits};
 use crate::pickle::arena::{Arena, Tag, Value, Word};
 use crate::pickle::opcode as op;
+use crate::pickle::text::Text;
 
 /// What an instruction may fail with, before its offset is known.
 enum Stop {
@@ -33,8 +34,7 @@ pub(crate) fn read<'a>(
     budget: &mut Budget,
 ) -> Result<(Arena<'a>, Word), TraceError> {
     let mut machine = Machine {
-        text,
-        at: 0,
+        text: Text::new(text),
         arena: Arena::new(text, limits.max_depth),
         stack: Vec::new(),
         marks: Vec::new(),
@@ -45,7 +45,7 @@ pub(crate) fn read<'a>(
         budget,
     };
     loop {
-        let offset = machine.at as u64;
+        let offset = machine.text.offset();
         match machine.step() {
             Ok(None) => {}
             Ok(Some(result)) => return Ok((machine.finish(), result)),
@@ -56,8 +56,7 @@ pub(crate) fn read<'a>(
 }
 
 struct Machine<'a, 'b> {
-    text: &'a [u8],
-    at: usize,
+    text: Text<'a>,
     arena: Arena<'a>,
     stack: Vec<Word>,
     /// Heights of the stack, in place of marks on it.
@@ -85,15 +84,15 @@ impl<'a> Machine<'a, '_> {
 
     /// Carries out one instruction; the value, at the end of the pickle.
     fn step(&mut self) -> Result<Option<Word>, Stop> {
-        match self.byte()? {
-            op::PROTO => match self.byte()? {
+        match self.text.byte()? {
+            op::PROTO => match self.text.byte()? {
                 2..=5 => {}
                 other => return Err(PickleProblem::Protocol(other).into()),
             },
             op::FRAME => {
                 // Frames only help a reader that fetches as it goes; that the data is there counts.
-                let len = self.u64()?;
-                self.check(len)?;
+                let len = self.text.u64()?;
+                self.text.check(len)?;
             }
             op::STOP => return self.pop("STOP").map(Some),
             op::MARK => self.mark()?,
@@ -110,60 +109,60 @@ impl<'a> Machine<'a, '_> {
             op::NEWTRUE => self.push(Word::TRUE)?,
             op::NEWFALSE => self.push(Word::FALSE)?,
             op::BININT => {
-                let value = i32::from_le_bytes(self.array()?);
+                let value = i32::from_le_bytes(self.text.array()?);
                 self.int(i64::from(value))?;
             }
             op::BININT1 => {
-                let value = self.byte()?;
+                let value = self.text.byte()?;
                 self.int(i64::from(value))?;
             }
             op::BININT2 => {
-                let value = u16::from_le_bytes(self.array()?);
+                let value = u16::from_le_bytes(self.text.array()?);
                 self.int(i64::from(value))?;
             }
             op::LONG1 => {
-                let len = self.byte()?;
+                let len = self.text.byte()?;
                 self.long(u64::from(len))?;
             }
             op::LONG4 => {
-                let len = self.signed_len()?;
+                let len = self.text.signed_len()?;
                 self.long(len)?;
             }
             op::BINFLOAT => {
-                let value = f64::from_be_bytes(self.array()?);
+                let value = f64::from_be_bytes(self.text.array()?);
                 let word = self.arena.float(value, self.budget)?;
                 self.push(word)?;
             }
             op::SHORT_BINUNICODE | op::SHORT_BINSTRING => {
-                let len = self.byte()?;
+                let len = self.text.byte()?;
                 self.span(Tag::Str, u64::from(len))?;
             }
             op::BINUNICODE => {
-                let len = u32::from_le_bytes(self.array()?);
+                let len = u32::from_le_bytes(self.text.array()?);
                 self.span(Tag::Str, u64::from(len))?;
             }
             op::BINUNICODE8 => {
-                let len = self.u64()?;
+                let len = self.text.u64()?;
                 self.span(Tag::Str, len)?;
             }
             op::BINSTRING => {
-                let len = self.signed_len()?;
+                let len = self.text.signed_len()?;
                 self.span(Tag::Str, len)?;
             }
             op::SHORT_BINBYTES => {
-                let len = self.byte()?;
+                let len = self.text.byte()?;
                 self.span(Tag::Bytes, u64::from(len))?;
             }
             op::BINBYTES => {
-                let len = u32::from_le_bytes(self.array()?);
+                let len = u32::from_le_bytes(self.text.array()?);
                 self.span(Tag::Bytes, u64::from(len))?;
             }
             op::BINBYTES8 => {
-                let len = self.u64()?;
+                let len = self.text.u64()?;
                 self.span(Tag::Bytes, len)?;
             }
             op::BYTEARRAY8 => {
-                let len = self.u64()?;
+                let len = self.text.u64()?;
                 self.span(Tag::ByteArray, len)?;
             }
             op::EMPTY_TUPLE => self.container(Tag::Tuple, self.stack.len())?,
@@ -187,67 +186,24 @@ impl<'a> Machine<'a, '_> {
                 self.keep("MEMOIZE", number as u32)?;
             }
             op::BINPUT => {
-                let number = self.byte()?;
+                let number = self.text.byte()?;
                 self.keep("BINPUT", u32::from(number))?;
             }
             op::LONG_BINPUT => {
-                let number = u32::from_le_bytes(self.array()?);
+                let number = u32::from_le_bytes(self.text.array()?);
                 self.keep("LONG_BINPUT", number)?;
             }
             op::BINGET => {
-                let number = self.byte()?;
+                let number = self.text.byte()?;
                 self.recall(u32::from(number))?;
             }
             op::LONG_BINGET => {
-                let number = u32::from_le_bytes(self.array()?);
+                let number = u32::from_le_bytes(self.text.array()?);
                 self.recall(number)?;
             }
             other => return Err(op::refusal(other).into()),
         }
         Ok(None)
-    }
-
-    // The text.
-
-    /// Whether `len` more bytes are there; comes before anything is taken for them.
-    fn check(&self, len: u64) -> Result<usize, PickleProblem> {
-        let left = (self.text.len() - self.at) as u64;
-        if len > left {
-            return Err(PickleProblem::Truncated { needed: len, left });
-        }
-        Ok(len as usize)
-    }
-
-    fn byte(&mut self) -> Result<u8, PickleProblem> {
-        match self.text.get(self.at) {
-            Some(&byte) => {
-                self.at += 1;
-                Ok(byte)
-            }
-            None => Err(PickleProblem::Truncated { needed: 1, left: 0 }),
-        }
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], PickleProblem> {
-        match self.text[self.at..].first_chunk() {
-            Some(bytes) => {
-                self.at += N;
-                Ok(*bytes)
-            }
-            None => Err(PickleProblem::Truncated {
-                needed: N as u64,
-                left: (self.text.len() - self.at) as u64,
-            }),
-        }
-    }
-
-    fn u64(&mut self) -> Result<u64, PickleProblem> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn signed_len(&mut self) -> Result<u64, PickleProblem> {
-        let len = i32::from_le_bytes(self.array()?);
-        u64::try_from(len).map_err(|_| PickleProblem::NegativeLength(len))
     }
 
     // Values.
@@ -258,26 +214,25 @@ impl<'a> Machine<'a, '_> {
     }
 
     fn long(&mut self, len: u64) -> Result<(), Stop> {
-        let n = self.check(len)?;
-        let bytes = &self.text[self.at..self.at + n];
-        if n <= 8 {
-            let negative = bytes.last().is_some_and(|top| top & 0x80 != 0);
-            let mut wide = [if negative { 0xff } else { 0 }; 8];
-            wide[..n].copy_from_slice(bytes);
-            self.at += n;
-            return self.int(i64::from_le_bytes(wide));
+        if len > 8 {
+            return self.span(Tag::BigInt, len);
         }
-        self.span(Tag::BigInt, len)
+        let bytes = self.text.take(len)?;
+        let negative = bytes.last().is_some_and(|top| top & 0x80 != 0);
+        let mut wide = [if negative { 0xff } else { 0 }; 8];
+        wide[..bytes.len()].copy_from_slice(bytes);
+        self.int(i64::from_le_bytes(wide))
     }
 
     fn span(&mut self, tag: Tag, len: u64) -> Result<(), Stop> {
-        let n = self.check(len)?;
+        self.text.check(len)?;
         if len > self.limits.max_string_bytes {
             let allowed = self.limits.max_string_bytes;
             return Err(Exceeded { kind: LimitKind::StringBytes, allowed }.into());
         }
-        let word = self.arena.span(tag, self.at, n, self.budget)?;
-        self.at += n;
+        let start = self.text.offset() as usize;
+        let bytes = self.text.take(len)?;
+        let word = self.arena.span(tag, start, bytes.len(), self.budget)?;
         self.push(word)
     }
 
@@ -334,7 +289,7 @@ impl<'a> Machine<'a, '_> {
     fn check_items(&self, opcode: &'static str, tag: Tag, start: usize) -> Result<(), Stop> {
         let items = &self.stack[start..];
         let keys_every = match tag {
-            Tag::Dict if items.len() % 2 != 0 => {
+            Tag::Dict if !items.len().is_multiple_of(2) => {
                 return Err(PickleProblem::OddItems(opcode).into());
             }
             Tag::Dict => 2,

@@ -10,6 +10,7 @@ mod machine;
 mod opcode;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub(crate) use arena::{Arena, NodeId, StrId, Value, Word};
 pub(crate) use machine::read;
