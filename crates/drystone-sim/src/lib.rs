@@ -1,1 +1,56 @@
-//! A simulated CUDA device for Drystone: capacity, costs on a virtual clock, lagging streams, faults, misuse detection.
+//! A simulated CUDA device: the [`Driver`](drystone_core::driver::Driver) contract on a virtual
+//! clock, with costs, streams that lag behind the host, injected faults, and a watch for misuse.
+//!
+//! ```
+//! use drystone_core::driver::{DeviceId, Driver, StreamId};
+//! use drystone_sim::{Access, SimConfig, SimDriver};
+//!
+//! let sim = SimDriver::new(SimConfig::default().capacity(1 << 30))?;
+//! let device = DeviceId(0);
+//! let address = sim.segment_alloc(device, 2 << 20).unwrap();
+//! sim.launch(device, StreamId(7), &[(address, 4096)], Access::Write)?;
+//! sim.device_synchronize(device).unwrap(); // Without this line the next one is a misuse.
+//! sim.segment_free(device, address).unwrap();
+//! assert!(sim.finish().is_clean());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What is simplified, so that nobody has to find out:
+//!
+//! * The host is one thread as far as order goes: what any thread has waited for is known to all.
+//!   The virtual clock is one as well: a wait of one thread moves the time of all.
+//! * Stream 0 is a stream like the others; it does not wait for them as CUDA's legacy default
+//!   stream does.
+//! * A segment takes from the device the bytes asked for, not rounded to pages.
+//! * Work is what [`SimDriver::launch`] submits. A replay of a trace without kernels keeps its
+//!   streams busy with `launch(device, stream, &[], ..)`; a stream without work is never behind.
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod clock;
+mod config;
+pub mod contract;
+mod costs;
+mod device;
+mod driver;
+mod event;
+mod fault;
+mod interval;
+mod memory;
+mod misuse;
+mod order;
+mod report;
+mod rng;
+mod sim;
+mod stream;
+mod uses;
+mod work;
+
+pub use clock::{CallStats, SimStats};
+pub use config::{ConfigError, DeviceConfig, MAX_DEVICES, OnMisuse, SimConfig};
+pub use costs::{Costs, SizeCost};
+pub use fault::FaultPlan;
+pub use misuse::{Access, Misuse};
+pub use report::{LeakedEvent, LeakedSegment, Report};
+pub use sim::{SimDriver, Usage};

@@ -1,0 +1,175 @@
+//! What each driver call costs, in nanoseconds of the virtual clock.
+//!
+//! All figures: H100 80GB HBM3, driver 580.159, CUDA 13.0 (facts/cuda-driver.md), medians.
+
+const MIB: u64 = 1 << 20;
+
+/// A cost that depends on a size: straight lines between measured points.
+///
+/// Below the first point the cost is that of the first; beyond the last one the last slope goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SizeCost {
+    /// (bytes, ns), ascending in bytes.
+    points: Vec<(u64, u64)>,
+}
+
+impl SizeCost {
+    /// A cost from measured points `(bytes, ns)`, in any order; of points of the same size the
+    /// first counts. No point at all costs nothing.
+    pub fn measured(points: &[(u64, u64)]) -> Self {
+        let mut points = points.to_vec();
+        points.sort_by_key(|p| p.0);
+        points.dedup_by_key(|p| p.0);
+        SizeCost { points }
+    }
+
+    /// The same cost, `ns`, for every size.
+    pub fn flat(ns: u64) -> Self {
+        SizeCost { points: vec![(0, ns)] }
+    }
+
+    /// The cost in nanoseconds of a call over `bytes`.
+    pub fn at(&self, bytes: u64) -> u64 {
+        let above = self.points.partition_point(|p| p.0 <= bytes);
+        let (low, high) = match (above, self.points.len()) {
+            (_, 0) => return 0,
+            (0, _) | (_, 1) => return self.points[0].1,
+            (above, len) if above == len => (self.points[len - 2], self.points[len - 1]),
+            (above, _) => (self.points[above - 1], self.points[above]),
+        };
+        // Floating point, since this is the hot path and a 128-bit division is not; the result is
+        // exact at the points. The cast saturates at both ends.
+        let slope = (high.1 as f64 - low.1 as f64) / (high.0 - low.0) as f64;
+        (low.1 as f64 + slope * (bytes - low.0) as f64).round() as u64
+    }
+}
+
+/// The cost of each kind of driver call. The fields are nanoseconds, without any waiting for the
+/// device, which comes on top.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Costs {
+    /// `device_memory` (cudaMemGetInfo).
+    pub device_memory: u64,
+    /// `segment_alloc` (cudaMalloc) that succeeds, by bytes.
+    pub segment_alloc: SizeCost,
+    /// `segment_alloc` that finds the device full.
+    pub segment_alloc_out_of_memory: u64,
+    /// `segment_free` (cudaFree), by bytes.
+    pub segment_free: SizeCost,
+    /// `event_create`.
+    pub event_create: u64,
+    /// `event_destroy`.
+    pub event_destroy: u64,
+    /// `event_record`.
+    pub event_record: u64,
+    /// `event_query`.
+    pub event_query: u64,
+    /// `event_synchronize`, before the wait.
+    pub event_synchronize: u64,
+    /// `stream_wait_event`.
+    pub stream_wait_event: u64,
+    /// `device_synchronize`, before the wait.
+    pub device_synchronize: u64,
+}
+
+impl Costs {
+    /// The costs while memory-bound kernels keep the device busy: what a training loop sees.
+    ///
+    /// The facts page has busy figures for the virtual-memory calls only; for all the calls of
+    /// today's contract these are the idle ones.
+    pub fn busy() -> Self {
+        Costs::idle()
+    }
+
+    /// The costs on an otherwise idle device.
+    ///
+    /// The two synchronize calls have no measured figure: the event's is assumed to be that of a
+    /// query, the device's 1 µs. Both are small beside any wait.
+    pub fn idle() -> Self {
+        Costs {
+            device_memory: 4_900,
+            segment_alloc: SizeCost::measured(&[
+                (512, 33_000),
+                (2 * MIB, 33_000),
+                (20 * MIB, 35_000),
+                (128 * MIB, 55_000),
+                (1024 * MIB, 101_000),
+            ]),
+            segment_alloc_out_of_memory: 103_000,
+            segment_free: SizeCost::measured(&[
+                (512, 30_000),
+                (2 * MIB, 30_000),
+                (20 * MIB, 40_000),
+                (128 * MIB, 80_000),
+                (1024 * MIB, 338_000),
+            ]),
+            event_create: 200,
+            event_destroy: 220,
+            // 190 to 320 on the facts page.
+            event_record: 250,
+            event_query: 140,
+            event_synchronize: 140,
+            stream_wait_event: 170,
+            device_synchronize: 1_000,
+        }
+    }
+
+    /// No cost at all: the clock moves only by waiting and by hand.
+    pub fn zero() -> Self {
+        Costs {
+            device_memory: 0,
+            segment_alloc: SizeCost::flat(0),
+            segment_alloc_out_of_memory: 0,
+            segment_free: SizeCost::flat(0),
+            event_create: 0,
+            event_destroy: 0,
+            event_record: 0,
+            event_query: 0,
+            event_synchronize: 0,
+            stream_wait_event: 0,
+            device_synchronize: 0,
+        }
+    }
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        Costs::busy()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measured_points_are_met_exactly() {
+        let costs = Costs::default();
+        for (mib, alloc, free) in [
+            (2, 33_000, 30_000),
+            (20, 35_000, 40_000),
+            (128, 55_000, 80_000),
+            (1024, 101_000, 338_000),
+        ] {
+            assert_eq!(costs.segment_alloc.at(mib * MIB), alloc);
+            assert_eq!(costs.segment_free.at(mib * MIB), free);
+        }
+    }
+
+    #[test]
+    fn lines_between_and_beyond_the_points() {
+        let cost = SizeCost::measured(&[(30, 100), (10, 20), (20, 50), (20, 999)]);
+        let expected = [(0, 20), (10, 20), (15, 35), (20, 50), (25, 75), (30, 100), (50, 200)];
+        for (bytes, ns) in expected {
+            assert_eq!(cost.at(bytes), ns, "{bytes} bytes");
+        }
+        assert_eq!(cost.at(u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn falling_costs_stop_at_zero() {
+        assert_eq!(SizeCost::measured(&[(0, 10), (10, 5)]).at(100), 0);
+        assert_eq!(SizeCost::measured(&[]).at(100), 0);
+        assert_eq!(SizeCost::flat(7).at(u64::MAX), 7);
+    }
+}

@@ -1,0 +1,167 @@
+//! The memory of one device: what is taken, which segments live, which are gone, and what tests
+//! have stamped on them.
+
+use std::collections::BTreeMap;
+
+use drystone_core::driver::{DeviceId, DeviceMemory};
+
+use crate::address::AddressSpace;
+use crate::interval::IntervalMap;
+
+/// Why bytes are not a part of one live segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outside {
+    /// Never memory of this device.
+    Foreign,
+    /// In a segment given back, that started here.
+    Freed { segment: u64 },
+    /// Starts in this segment and ends behind it.
+    PastEnd { segment: u64, segment_bytes: u64 },
+}
+
+#[derive(Debug)]
+pub(crate) struct Memory {
+    capacity: u64,
+    /// Bytes that other processes hold; may pass the capacity less what is taken.
+    pub(crate) held_by_others: u64,
+    pub(crate) taken: u64,
+    pub(crate) peak_taken: u64,
+    /// Address to bytes.
+    pub(crate) segments: BTreeMap<u64, u64>,
+    /// What was given back and not handed out since, with the segment it was of.
+    freed: IntervalMap<u64>,
+    pub(crate) stamps: IntervalMap<u64>,
+    space: AddressSpace,
+}
+
+impl Memory {
+    pub(crate) fn new(
+        device: DeviceId,
+        capacity: u64,
+        held_by_others: u64,
+        scatter: Option<u64>,
+    ) -> Self {
+        Memory {
+            capacity,
+            held_by_others,
+            taken: 0,
+            peak_taken: 0,
+            segments: BTreeMap::new(),
+            freed: IntervalMap::default(),
+            stamps: IntervalMap::default(),
+            space: AddressSpace::new(device, scatter),
+        }
+    }
+
+    pub(crate) fn info(&self) -> DeviceMemory {
+        let free = self.capacity.saturating_sub(self.taken).saturating_sub(self.held_by_others);
+        DeviceMemory { free, total: self.capacity }
+    }
+
+    /// A new segment of `bytes` (> 0), or none where memory or addresses run out.
+    pub(crate) fn alloc(&mut self, bytes: u64) -> Option<u64> {
+        if bytes > self.info().free {
+            return None;
+        }
+        let address = self.space.take(bytes)?;
+        self.freed.remove(address, address + bytes);
+        self.segments.insert(address, bytes);
+        self.taken += bytes;
+        self.peak_taken = self.peak_taken.max(self.taken);
+        Some(address)
+    }
+
+    /// Ends the segment that starts at `address`; its bytes, or why there is none.
+    pub(crate) fn free(&mut self, address: u64) -> Result<u64, Outside> {
+        let Some(bytes) = self.segments.remove(&address) else {
+            return Err(match self.freed.get(address) {
+                Some(&segment) if segment == address => Outside::Freed { segment },
+                _ => Outside::Foreign,
+            });
+        };
+        self.freed.set(address, address + bytes, address);
+        self.stamps.remove(address, address + bytes);
+        self.space.give_back(address, bytes);
+        self.taken -= bytes;
+        Ok(bytes)
+    }
+
+    /// Whether the bytes lie in one live segment.
+    pub(crate) fn locate(&self, address: u64, bytes: u64) -> Result<(), Outside> {
+        if let Some((&segment, &segment_bytes)) = self.segments.range(..=address).next_back()
+            && address < segment + segment_bytes
+        {
+            // Neighbouring segments are not one: CUDA may free the one and keep the other.
+            return if bytes <= segment + segment_bytes - address {
+                Ok(())
+            } else {
+                Err(Outside::PastEnd { segment, segment_bytes })
+            };
+        }
+        match self.freed.get(address) {
+            Some(&segment) => Err(Outside::Freed { segment }),
+            None => Err(Outside::Foreign),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(capacity: u64) -> Memory {
+        Memory::new(DeviceId(0), capacity, 0, None)
+    }
+
+    #[test]
+    fn free_is_capacity_less_held_less_taken() {
+        let mut memory = memory(1000);
+        let a = memory.alloc(600).unwrap();
+        memory.held_by_others = 300;
+        assert_eq!(memory.info(), DeviceMemory { free: 100, total: 1000 });
+        assert_eq!(memory.alloc(101), None);
+        memory.held_by_others = 5000;
+        assert_eq!(memory.info().free, 0);
+        memory.held_by_others = 0;
+        assert!(memory.alloc(400).is_some());
+        memory.free(a).unwrap();
+        assert_eq!((memory.taken, memory.peak_taken), (400, 1000));
+    }
+
+    #[test]
+    fn the_whole_of_a_huge_device_has_no_addresses() {
+        let mut memory = memory(u64::MAX);
+        assert_eq!(memory.alloc(u64::MAX), None);
+        assert_eq!(memory.alloc(1 << 41), None);
+        assert_eq!(memory.info().free, u64::MAX);
+    }
+
+    #[test]
+    fn freed_foreign_and_double_are_told_apart() {
+        let mut memory = memory(1 << 30);
+        let a = memory.alloc(4096).unwrap();
+        assert_eq!(memory.free(a + 512), Err(Outside::Foreign));
+        assert_eq!(memory.free(a), Ok(4096));
+        assert_eq!(memory.free(a), Err(Outside::Freed { segment: a }));
+        assert_eq!(memory.free(a + 512), Err(Outside::Foreign));
+        // The addresses are handed out again, in part.
+        assert_eq!(memory.alloc(1024), Some(a));
+        assert_eq!(memory.locate(a, 1024), Ok(()));
+        assert_eq!(memory.locate(a + 1024, 1), Err(Outside::Freed { segment: a }));
+    }
+
+    #[test]
+    fn bytes_belong_to_one_segment() {
+        let mut memory = memory(1 << 30);
+        let a = memory.alloc(512).unwrap();
+        let b = memory.alloc(512).unwrap();
+        assert_eq!(a + 512, b);
+        assert_eq!(memory.locate(a, 512), Ok(()));
+        assert_eq!(memory.locate(a + 511, 1), Ok(()));
+        let past = Err(Outside::PastEnd { segment: a, segment_bytes: 512 });
+        assert_eq!(memory.locate(a + 1, 512), past);
+        assert_eq!(memory.locate(a, u64::MAX), past);
+        assert_eq!(memory.locate(b + 512, 1), Err(Outside::Foreign));
+        assert_eq!(memory.locate(a - 1, 2), Err(Outside::Foreign));
+    }
+}
