@@ -191,6 +191,7 @@ fn devices_and_preludes_have_their_places() {
         (text.replace("=2", "=4"), 6, "op"),
         (text.replace("3,f,0,5,0,1\n", "").replace("=2", "=18446744073709551615"), 6, "line"),
         (text.replace("5,0,1", "5,0,1024"), 4, "device"),
+        (text.replace("a,1,6", "a,0,6"), 5, "id"),
     ] {
         match read_trace_bytes("x", bad.as_bytes(), &limits).unwrap_err() {
             TraceError::Csv { line: l, column: c, .. } => assert_eq!((l, c), (line, column)),

@@ -96,7 +96,7 @@ fn big_pickle(proto: u8) -> Vec<u8> {
 fn snapshots_are_read_at_a_rate_worth_having() {
     for proto in [2, 4] {
         let text = big_pickle(proto);
-        let limits = Limits { max_memory_bytes: 6 * text.len() as u64, ..Limits::default() };
+        let limits = Limits { max_memory_bytes: 5 * text.len() as u64, ..Limits::default() };
         let what = format!("pickle of protocol {proto}, {} MB", text.len() >> 20);
         timed(&what, EVENTS as usize, || {
             let trace = read_trace_bytes("big", &text, &limits).unwrap();

@@ -43,8 +43,8 @@ pub(crate) fn read(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trac
         let event = parse_event(line, header.with_device);
         let number = lines.number();
         let event = event.map_err(|wrong| wrong.at(number))?;
-        if (builder.len() as u64) < header.prelude && event.op != Op::Alloc {
-            return Err(not_prelude(&header, event.op).at(number));
+        if (builder.len() as u64) < header.prelude {
+            check_prelude(&event, &header, &builder).map_err(|wrong| wrong.at(number))?;
         }
         builder.push(event, Position::Line(number))?;
     }
@@ -55,10 +55,20 @@ pub(crate) fn read(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trac
     Ok(builder.finish(name, header.prelude as usize))
 }
 
-fn not_prelude(header: &Header, op: Op) -> Wrong {
-    let allowed =
-        format!("one of {} allocations, as line {} says", header.prelude, header.stated_at);
-    wrong("op", &[op.letter() as u8], allowed)
+/// A prelude is a claim of ours about the first lines; what contradicts it is not repaired.
+fn check_prelude(event: &Recorded, header: &Header, builder: &Builder) -> Result<(), Wrong> {
+    let Header { prelude, stated_at, .. } = header;
+    if event.op != Op::Alloc {
+        let allowed = format!("one of {prelude} allocations, as line {stated_at} says");
+        return Err(wrong("op", &[event.op.letter() as u8], allowed));
+    }
+    if let Some(key) = event.key
+        && builder.is_live(key) == Some(true)
+    {
+        let allowed = format!("a block of its own, as one of the {prelude} live before");
+        return Err(wrong("id", key.1.to_string().as_bytes(), allowed));
+    }
+    Ok(())
 }
 
 #[derive(Default)]
