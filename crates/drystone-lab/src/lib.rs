@@ -1,1 +1,53 @@
 //! The Drystone policy lab: replays traces through allocation policies and measures them.
+//!
+//! # The nouns
+//!
+//! * **Policy**: a way of turning requests into driver calls ([`Policy`]); known by name in
+//!   [`POLICIES`], chosen with a [`PolicySpec`] such as `drystone-malloc:limit=12GiB`.
+//! * **Target**: the device that a trace is replayed on ([`Target`]): a simulated one, whose clock
+//!   follows the trace, or any other [`Driver`](drystone_core::Driver), in real time.
+//! * **Live**: bytes requested and not yet free-completed. No policy can hold less.
+//! * **Reserved**: bytes that a policy holds of the device, by the calls it made: measured below
+//!   the policy, by the same stick for all.
+//!
+//! ```
+//! use drystone_lab::{PolicySpec, SimTarget, Target, replay};
+//!
+//! let csv = b"t_us,op,id,size,stream\n0,a,0,1048576,0\n10,f,0,1048576,0\n10,c,0,1048576,0\n";
+//! let trace = drystone_trace::read_trace_bytes("tiny", csv, &Default::default())?;
+//! let policy: PolicySpec = "drystone-malloc".parse()?;
+//! let replayed = replay(&trace, &policy, &Target::Sim(SimTarget::default()), &mut |_| {})?;
+//! assert_eq!(replayed.metrics.peak_live_bytes, 1 << 20);
+//! assert_eq!(replayed.metrics.oom, None);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `policy` | the trait, the table of policies, one file for each |
+//! | `target`, `lagging`, `meter` | the device below a policy, and what is measured there |
+//! | `replay` | the loop over the events |
+//! | `metrics`, `timeline`, `recording` | what comes out |
+//! | `picture` | memory over time as SVG |
+#![forbid(unsafe_code)]
+
+mod lagging;
+mod meter;
+mod metrics;
+//mod picture;
+mod policy;
+mod recording;
+mod replay;
+mod target;
+mod timeline;
+
+pub use metrics::{Metrics, OutOfMemory};
+//pub use picture::{Curve, Panel, picture};
+pub use policy::{
+    OptionInfo, POLICIES, Policy, PolicyError, PolicyInfo, PolicyMaker, PolicyOptions, PolicySpec,
+    Refusal,
+};
+pub use recording::Recording;
+pub use replay::{Replayed, replay};
+pub use target::{CostModel, MAX_STREAMS, RealTarget, ReplayError, SimTarget, Target};
+pub use timeline::{Point, Timeline};

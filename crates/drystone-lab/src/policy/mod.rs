@@ -1,0 +1,72 @@
+//! Policies: what one is, and the table of all by name.
+//!
+//! To add a policy, write a file beside `drystone_malloc.rs` that ends in a [`PolicyInfo`], and
+//! name it in [`POLICIES`].
+
+mod drystone_malloc;
+mod spec;
+
+use std::sync::Arc;
+
+use drystone_core::{DeviceId, Driver, StreamId};
+
+pub use spec::{PolicyError, PolicyOptions, PolicySpec};
+
+/// Every policy, in the order in which they are listed and compared.
+pub static POLICIES: &[PolicyInfo] = &[drystone_malloc::INFO];
+
+/// A way of turning requests for memory into calls of a driver.
+///
+/// A policy gets its driver, its clock among it ([`Driver::now_ns`]), when it is made. What it
+/// holds of the device, and what that takes, is measured at the driver. Dropping a policy gives
+/// all its memory and events back.
+pub trait Policy {
+    /// Hands out `size` bytes of `device` for use on `stream`: an address, or 0 for 0 bytes.
+    fn allocate(&mut self, size: u64, device: DeviceId, stream: StreamId) -> Result<u64, Refusal>;
+
+    /// Takes the block at `address` back: no work that is still to be submitted uses it. Or says
+    /// what is wrong.
+    fn free(&mut self, address: u64) -> Result<(), String>;
+
+    /// Counts of the policy's own, by name, as in `counters` of `drystone replay --json`.
+    fn counters(&self) -> Vec<(&'static str, u64)>;
+}
+
+/// Why a policy handed out nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no memory left; in the policy's own words.
+    OutOfMemory(Box<str>),
+    /// Anything else, which ends a replay with an error.
+    Broken(Box<str>),
+}
+
+/// Makes a policy over a driver, as its options say; any number of times. Or says why not.
+pub type PolicyMaker =
+    Arc<dyn Fn(Arc<dyn Driver>) -> Result<Box<dyn Policy>, String> + Send + Sync>;
+
+/// A policy's entry in [`POLICIES`].
+#[derive(Debug)]
+pub struct PolicyInfo {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// What it is, in a sentence.
+    pub summary: &'static str,
+    /// The options that it takes.
+    pub options: fn() -> Vec<OptionInfo>,
+    /// Checks options and keeps them; an error says what is wrong and what is allowed.
+    pub prepare: fn(&PolicyOptions) -> Result<PolicyMaker, String>,
+}
+
+/// An option of a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionInfo {
+    /// The key, as in `key=value`.
+    pub name: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// The values allowed, with unit and range.
+    pub allowed: &'static str,
+    /// What holds without it.
+    pub default: &'static str,
+}

@@ -1,0 +1,355 @@
+//! The replay: the events of a trace through a policy, measured.
+//!
+//! A block is allocated at its `Alloc` and freed at its `FreeCompleted`: which other streams used
+//! it was not recorded, only when they were done. What the recorded allocator did itself (segments,
+//! mappings, out of memory) is not replayed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use drystone_core::{DeviceId, Driver, DriverCall, DriverStats, StreamId};
+use drystone_trace::{Event, Op, Trace};
+
+use crate::lagging::Lagging;
+use crate::meter::Meter;
+use crate::metrics::{Metrics, OutOfMemory};
+use crate::policy::{Policy, PolicySpec, Refusal};
+use crate::recording::Recording;
+use crate::target::{CostModel, RealTarget, ReplayError, SimTarget, Target};
+use crate::timeline::{Point, Sampler, Timeline};
+
+/// What a replay gives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replayed {
+    /// The figures.
+    pub metrics: Metrics,
+    /// Live and reserved bytes over the trace's time.
+    pub timeline: Timeline,
+}
+
+/// Events between two reports of progress.
+const CHUNK: usize = 1 << 16;
+
+/// Replays a trace through a policy. `progress` is told now and then how many events are done.
+///
+/// Running out of memory ends the replay early and is in [`Metrics::oom`].
+///
+/// # Errors
+/// [`ReplayError`]; there is no result then.
+pub fn replay(
+    trace: &Trace,
+    policy: &PolicySpec,
+    target: &Target,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Replayed, ReplayError> {
+    match target {
+        Target::Sim(target) => on_sim(trace, policy, target, progress),
+        Target::Real(target) => on_real(trace, policy, target, progress),
+    }
+}
+
+fn on_sim(
+    trace: &Trace,
+    policy: &PolicySpec,
+    target: &SimTarget,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Replayed, ReplayError> {
+    let driver = Lagging::new(target.driver(trace)?, target.host_lead_ns, trace.streams as usize);
+    let driver = Arc::new(Meter::new(driver, None));
+    let clock = VirtualClock::new(&driver.inner, trace);
+    let mut replayed = run(trace, policy, &driver, clock, progress)?;
+    let report = driver.inner.sim.finish();
+    if !report.is_clean() {
+        return Err(ReplayError::Bug { policy: policy.to_string(), what: report.to_string() });
+    }
+    let metrics = &mut replayed.metrics;
+    metrics.device = "sim".to_owned();
+    metrics.capacity_bytes = Some(target.capacity);
+    metrics.host_lead_us = Some(micros(target.host_lead_ns));
+    metrics.costs = Some(CostModel::name(target.costs));
+    Ok(replayed)
+}
+
+fn on_real(
+    trace: &Trace,
+    policy: &PolicySpec,
+    target: &RealTarget,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Replayed, ReplayError> {
+    target.check(trace)?;
+    let driver = Arc::new(Meter::new(Arc::clone(&target.driver), target.capacity));
+    let clock = RealClock { streams: &target.streams };
+    let mut replayed = run(trace, policy, &driver, clock, progress)?;
+    replayed.metrics.device = target.name.clone();
+    replayed.metrics.capacity_bytes = target.capacity;
+    Ok(replayed)
+}
+
+/// How the time of a device follows the trace.
+trait Clock {
+    /// The driver's name of a stream of the trace.
+    fn stream(&self, number: u32) -> StreamId;
+
+    /// The event's moment has come, and the program submits work to its stream.
+    fn arrive(&mut self, event: &Event);
+
+    /// The event has been dealt with.
+    fn leave(&mut self);
+
+    /// Nanoseconds spent in driver calls, and waiting for the device.
+    fn spent(&self, measured: &DriverStats) -> (u64, u64);
+}
+
+/// The simulated device's time: the trace's, and what driver calls and waits have delayed it by.
+struct VirtualClock<'a> {
+    device: &'a Lagging,
+    origin_us: u64,
+    delay_ns: u64,
+    due_ns: u64,
+}
+
+impl<'a> VirtualClock<'a> {
+    fn new(device: &'a Lagging, trace: &Trace) -> Self {
+        let origin_us = trace.events.first().map_or(0, |event| event.t_us);
+        VirtualClock { device, origin_us, delay_ns: 0, due_ns: 0 }
+    }
+}
+
+impl Clock for VirtualClock<'_> {
+    #[inline]
+    fn stream(&self, number: u32) -> StreamId {
+        StreamId(u64::from(number))
+    }
+
+    #[inline]
+    fn arrive(&mut self, event: &Event) {
+        let since_ns = (event.t_us - self.origin_us).saturating_mul(1_000);
+        self.due_ns = since_ns.saturating_add(self.delay_ns);
+        self.device.sim.advance_to(self.due_ns);
+        self.device.submit(event.device, event.stream, self.due_ns);
+    }
+
+    #[inline]
+    fn leave(&mut self) {
+        self.delay_ns += self.device.sim.now_ns().saturating_sub(self.due_ns);
+    }
+
+    fn spent(&self, _: &DriverStats) -> (u64, u64) {
+        // The simulator also knows of the wait inside a call that frees memory.
+        let total = self.device.sim.stats().total();
+        (total.driver_ns, total.wait_ns)
+    }
+}
+
+/// A real device's time goes by itself.
+struct RealClock<'a> {
+    streams: &'a [StreamId],
+}
+
+impl Clock for RealClock<'_> {
+    #[inline]
+    fn stream(&self, number: u32) -> StreamId {
+        self.streams[number as usize]
+    }
+
+    #[inline]
+    fn arrive(&mut self, _: &Event) {}
+
+    #[inline]
+    fn leave(&mut self) {}
+
+    fn spent(&self, measured: &DriverStats) -> (u64, u64) {
+        (measured.driver_ns, measured.wait_ns)
+    }
+}
+
+fn run<D: Driver + 'static, C: Clock>(
+    trace: &Trace,
+    spec: &PolicySpec,
+    meter: &Arc<Meter<D>>,
+    clock: C,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Replayed, ReplayError> {
+    let start = |why| ReplayError::Start { policy: spec.to_string(), why };
+    let policy = (spec.make)(Arc::clone(meter) as Arc<dyn Driver>).map_err(start)?;
+    let mut run = Run {
+        meter,
+        clock,
+        policy,
+        blocks: vec![0; trace.blocks as usize],
+        sampler: Sampler::new(trace),
+        origin_us: trace.events.first().map_or(0, |event| event.t_us),
+        tally: Tally::default(),
+    };
+    let started = Instant::now();
+    let (done, stop) = run.events(trace, progress);
+    let elapsed = started.elapsed();
+    progress(done);
+
+    let failed = |event, why| ReplayError::Failed { policy: spec.to_string(), event, why };
+    let oom = match stop {
+        None => None,
+        Some(Stop::OutOfMemory(oom)) => Some(oom),
+        Some(Stop::Failed(why)) => return Err(failed(done - 1, why)),
+    };
+    let measured = meter.stats();
+    let (driver_ns, wait_ns) = run.clock.spent(&measured);
+    let tally = run.tally;
+    let peak_reserved_bytes = meter.peak_reserved();
+    let calls = DriverCall::ALL.map(|call| (call.name(), measured.calls_of(call)));
+    let metrics = Metrics {
+        trace: trace.name.clone(),
+        policy: spec.info.name.to_owned(),
+        options: spec.options.to_string(),
+        device: String::new(),
+        capacity_bytes: None,
+        host_lead_us: None,
+        costs: None,
+        events: trace.events.len() as u64,
+        allocs: tally.allocs,
+        frees: tally.frees,
+        run_us: trace.duration_us(),
+        peak_live_bytes: tally.peak_live,
+        peak_live_at_us: tally.peak_at_us,
+        peak_reserved_bytes,
+        end_reserved_bytes: meter.reserved(),
+        ratio: (tally.peak_live > 0).then(|| peak_reserved_bytes as f64 / tally.peak_live as f64),
+        recorded_peak_reserved_bytes: Recording::of(trace).peak_reserved,
+        driver_calls: calls.into_iter().filter(|&(_, count)| count > 0).collect(),
+        driver_us: micros(driver_ns),
+        wait_us: micros(wait_ns),
+        ns_per_event: elapsed.as_nanos() as f64 / done.max(1) as f64,
+        counters: run.policy.counters().into_iter().collect(),
+        oom,
+    };
+    let timeline = run.end(spec)?;
+    Ok(Replayed { metrics, timeline })
+}
+
+fn micros(ns: u64) -> f64 {
+    ns as f64 / 1_000.0
+}
+
+/// Why the events were not all played.
+enum Stop {
+    OutOfMemory(OutOfMemory),
+    Failed(String),
+}
+
+/// What is counted on the way.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    allocs: u64,
+    frees: u64,
+    live: u64,
+    peak_live: u64,
+    peak_at_us: u64,
+}
+
+/// A replay underway.
+struct Run<'a, D, C> {
+    meter: &'a Meter<D>,
+    clock: C,
+    policy: Box<dyn Policy>,
+    /// The address of each block; 0 before it is allocated and after it is freed.
+    blocks: Vec<u64>,
+    sampler: Sampler,
+    origin_us: u64,
+    tally: Tally,
+}
+
+impl<D: Driver, C: Clock> Run<'_, D, C> {
+    /// Plays the events; how many were looked at, and why it ended early, if it did.
+    fn events(&mut self, trace: &Trace, progress: &mut dyn FnMut(usize)) -> (usize, Option<Stop>) {
+        let mut done = 0;
+        for chunk in trace.events.chunks(CHUNK) {
+            progress(done);
+            for event in chunk {
+                let stop = match event.op {
+                    Op::Alloc => self.alloc(event, done),
+                    Op::FreeCompleted => self.free(event),
+                    Op::FreeRequested => {
+                        self.clock.arrive(event);
+                        None
+                    }
+                    _ => None,
+                };
+                done += 1;
+                if stop.is_some() {
+                    return (done, stop);
+                }
+            }
+        }
+        (done, None)
+    }
+
+    #[inline]
+    fn alloc(&mut self, event: &Event, index: usize) -> Option<Stop> {
+        self.clock.arrive(event);
+        self.sampler.arrive(event.t_us);
+        let stream = self.clock.stream(event.stream);
+        let address = match self.policy.allocate(event.size, DeviceId(event.device), stream) {
+            Ok(address) => address,
+            Err(refusal) => return Some(self.refused(event, index, refusal)),
+        };
+        self.blocks[event.id as usize] = address;
+        let tally = &mut self.tally;
+        tally.allocs += 1;
+        tally.live += event.size;
+        if tally.live > tally.peak_live {
+            tally.peak_live = tally.live;
+            tally.peak_at_us = event.t_us - self.origin_us;
+        }
+        self.settle();
+        None
+    }
+
+    #[inline]
+    fn free(&mut self, event: &Event) -> Option<Stop> {
+        self.clock.arrive(event);
+        self.sampler.arrive(event.t_us);
+        let address = std::mem::take(&mut self.blocks[event.id as usize]);
+        if let Err(why) = self.policy.free(address) {
+            return Some(Stop::Failed(why));
+        }
+        self.tally.frees += 1;
+        self.tally.live -= event.size;
+        self.settle();
+        None
+    }
+
+    /// After an event: the time it took, and what is held now.
+    #[inline]
+    fn settle(&mut self) {
+        self.clock.leave();
+        self.sampler.set(Point { live: self.tally.live, reserved: self.meter.reserved() });
+    }
+
+    #[cold]
+    fn refused(&mut self, event: &Event, index: usize, refusal: Refusal) -> Stop {
+        match refusal {
+            Refusal::Broken(why) => Stop::Failed(why.into()),
+            Refusal::OutOfMemory(message) => Stop::OutOfMemory(OutOfMemory {
+                asked: event.size,
+                live: self.tally.live,
+                reserved: self.meter.reserved(),
+                at_event: index as u64,
+                t_us: event.t_us - self.origin_us,
+                message: message.into(),
+            }),
+        }
+    }
+
+    /// Frees what is live, ends the policy, and looks whether it gave everything back.
+    fn end(mut self, spec: &PolicySpec) -> Result<Timeline, ReplayError> {
+        let bug = |what| ReplayError::Bug { policy: spec.to_string(), what };
+        for &address in self.blocks.iter().filter(|&&address| address != 0) {
+            self.policy.free(address).map_err(bug)?;
+        }
+        drop(self.policy);
+        match self.meter.reserved() {
+            0 => Ok(self.sampler.finish()),
+            left => Err(bug(format!("{left} bytes were not given back at the end"))),
+        }
+    }
+}
