@@ -86,7 +86,7 @@ impl SimStats {
             calls: 1,
             failed: u64::from(failed),
             driver_ns: if waits { 0 } else { spent.driver_ns },
-            wait_ns: spent.wait_ns + if waits { spent.driver_ns } else { 0 },
+            wait_ns: spent.wait_ns.saturating_add(if waits { spent.driver_ns } else { 0 }),
         });
     }
 }

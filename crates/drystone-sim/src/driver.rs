@@ -154,7 +154,6 @@ impl Driver for SimDriver {
             device.outside_captures(call)?;
             call.spend(call.env.costs.device_synchronize);
             call.wait_until(device.streams.busy_until_ns);
-            device.streams.host_knows_all();
             device.uses.all_over();
             Ok(())
         })

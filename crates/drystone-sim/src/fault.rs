@@ -202,6 +202,15 @@ mod tests {
     }
 
     #[test]
+    fn the_earliest_rule_gives_the_error() {
+        let plan = FaultPlan::new().nth(None, 1).error(NotSupported).from_nth(None, 1);
+        let faults = Faults::new(plan);
+        let drawn = [SegmentAlloc, SegmentAlloc].map(|c| faults.draw(c));
+        assert_eq!(drawn, [Some(NotSupported), Some(OutOfMemory)]);
+        assert_eq!(faults.injected(), 2);
+    }
+
+    #[test]
     fn every_rule_counts_calls_that_another_failed() {
         let plan = FaultPlan::new().nth(None, 1).nth(SegmentAlloc, 2).error(DeviceLost);
         let faults = Faults::new(plan);

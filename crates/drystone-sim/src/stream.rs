@@ -87,13 +87,6 @@ impl Streams {
     pub(crate) fn ordered(&self, point: Point, next_on: u32) -> bool {
         self.all[next_on as usize].before.covers(point) || self.host.covers(point)
     }
-
-    /// The host has waited for everything.
-    pub(crate) fn host_knows_all(&mut self) {
-        for (index, stream) in self.all.iter().enumerate() {
-            self.host.learn(Point { stream: index as u32, number: stream.submitted });
-        }
-    }
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ impl Uses {
         self.map.remove(start, end);
     }
 
-    /// Forgets everything, as the host has waited for it all.
+    /// Forgets everything, as the host has waited for it all: whatever comes is ordered after it.
     pub(crate) fn all_over(&mut self) {
         self.map.clear();
     }
@@ -120,7 +120,7 @@ mod tests {
             // Gaps, so that no two runs become one.
             uses.enter(at * 10, at * 10 + 5, Use { point, access: Access::Read }, &streams);
             if at == 10 {
-                streams.host_knows_all();
+                streams.host.learn(point);
             }
         }
         assert_eq!(uses.map.len(), SWEEP_MIN - 11);

@@ -3,7 +3,7 @@
 use drystone_core::driver::{
     DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, StreamId,
 };
-use drystone_sim::{FaultPlan, Misuse, SimConfig, SimDriver, contract};
+use drystone_sim::{Access, FaultPlan, Misuse, SimConfig, SimDriver, contract};
 
 use crate::{A, B, C, D0, D1, MIB, config};
 
@@ -71,6 +71,8 @@ enum Defect {
     ZeroBytesGranted,
     OutOfMemoryIsOther,
     DoubleFreeIgnored,
+    ForeignFreeIgnored,
+    PanicsInThreads,
     AnyDevice,
     WrongCallInError,
     FreeAboveTotal,
@@ -79,6 +81,7 @@ enum Defect {
     ClockGoesBack,
     NewEventPending,
     NeverDone,
+    StreamsDoNotWait,
     SameEventTwice,
 }
 
@@ -146,14 +149,12 @@ impl Driver for Broken {
             {
                 Ok(())
             }
-            Err(error)
-                if self.is(Defect::DoubleFreeIgnored)
-                    && matches!(self.sim.misuses().last(), Some(Misuse::DoubleFree { .. })) =>
-            {
-                drop(error);
-                Ok(())
-            }
-            result => result,
+            Err(error) => match self.sim.misuses().last() {
+                Some(Misuse::DoubleFree { .. }) if self.is(Defect::DoubleFreeIgnored) => Ok(()),
+                Some(Misuse::ForeignFree { .. }) if self.is(Defect::ForeignFreeIgnored) => Ok(()),
+                _ => Err(error),
+            },
+            Ok(()) => Ok(()),
         }
     }
 
@@ -165,6 +166,9 @@ impl Driver for Broken {
     }
 
     fn event_destroy(&self, device: DeviceId, event: EventId) -> Result<(), DriverError> {
+        // The test's thread has its name, the suite's have none.
+        let in_thread = std::thread::current().name().is_none();
+        assert!(!(in_thread && self.is(Defect::PanicsInThreads)), "this panic is meant");
         self.sim.event_destroy(device, event)
     }
 
@@ -174,6 +178,10 @@ impl Driver for Broken {
         event: EventId,
         stream: StreamId,
     ) -> Result<(), DriverError> {
+        if self.is(Defect::StreamsDoNotWait) && stream == A {
+            // Work that the other streams would have to wait for.
+            drop(self.sim.launch(device, stream, &[], Access::Read));
+        }
         self.sim.event_record(device, event, stream)
     }
 
@@ -197,6 +205,11 @@ impl Driver for Broken {
         stream: StreamId,
         event: EventId,
     ) -> Result<(), DriverError> {
+        // An event never recorded stands for one that is done: nothing to wait for.
+        let event = match self.defect {
+            Defect::StreamsDoNotWait if device == D0 => self.sim.event_create(device)?,
+            _ => event,
+        };
         self.sim.stream_wait_event(device, stream, event)
     }
 
@@ -225,6 +238,8 @@ fn every_defect_is_found() {
         (Defect::ZeroBytesGranted, "was to fail with InvalidValue but gave"),
         (Defect::OutOfMemoryIsOther, "was to fail with OutOfMemory but failed with Other"),
         (Defect::DoubleFreeIgnored, "segment_free was to fail with InvalidValue but gave ()"),
+        (Defect::ForeignFreeIgnored, "gave () (address 0x0)"),
+        (Defect::PanicsInThreads, "a call panicked in one of several threads"),
         (Defect::AnyDevice, "segment_alloc was to fail with InvalidDevice but gave"),
         (Defect::WrongCallInError, "the error of segment_alloc says that segment_free failed"),
         (Defect::FreeAboveTotal, "free of"),
@@ -233,6 +248,7 @@ fn every_defect_is_found() {
         (Defect::ClockGoesBack, "now_ns went back"),
         (Defect::NewEventPending, "not done: never recorded"),
         (Defect::NeverDone, "not done: after event_synchronize"),
+        (Defect::StreamsDoNotWait, "not done: waited for by one that is done"),
         (Defect::SameEventTwice, "was made twice"),
     ];
     for (defect, words) in expected {

@@ -116,6 +116,9 @@ fn free_in_flight() {
     let expected = Misuse::FreeInFlight { device: D0, address: one, bytes: MIB, stream: A };
     assert_eq!(sim.misuses(), [expected]);
     assert_eq!(sim.now_ns(), 1000, "it waits all the same");
+    // Said once: the next segment there starts afresh.
+    assert_eq!(sim.segment_alloc(D0, MIB).unwrap(), one);
+    sim.launch(D0, B, &[(one, MIB)], Access::Write).unwrap();
 }
 
 #[test]
