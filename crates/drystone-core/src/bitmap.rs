@@ -1,83 +1,82 @@
-//! A set of small numbers that finds the next member in a few instructions: levels of 64-bit words,
-//! each bit of an upper level saying whether the word below it has any bit set.
+//! A set of small numbers that finds the next member in a few instructions: two levels of 64-bit
+//! words, a bit of the upper level saying whether the word below it has any bit set.
 //!
 //! ```text
-//! top   .......1        bit j set  <=>  mid[j] != 0
-//! mid   ..1....1        bit j set  <=>  leaf[j] != 0
-//! leaf  ..1..1.. ...    bit i set  <=>  i is in the set
+//! summary  ..1....1        bit j set  <=>  leaf[j] != 0
+//! leaf     ..1..1.. ...    bit i set  <=>  i is in the set
 //! ```
+//!
+//! All sizes are powers of two and every index is masked, so the compiler needs no bounds check.
 
-/// Most members a [`Bitmap`] can have: three levels of 64.
-pub(crate) const MAX_BITS: usize = 64 * 64 * 64;
+/// The members are the numbers below this.
+pub(crate) const BITS: usize = 1 << 15;
 
-/// A set of numbers below a fixed bound of at most [`MAX_BITS`].
+const LEAF: usize = BITS / 64;
+const SUMMARY: usize = LEAF / 64;
+
+/// A set of numbers below [`BITS`].
 #[derive(Debug)]
 pub(crate) struct Bitmap {
-    leaf: Box<[u64]>,
-    mid: Box<[u64]>,
-    top: u64,
+    leaf: [u64; LEAF],
+    summary: [u64; SUMMARY],
 }
 
 impl Bitmap {
-    /// The empty set of numbers below `bits`.
-    pub(crate) fn new(bits: usize) -> Self {
-        assert!(bits <= MAX_BITS, "a bitmap of {bits} bits");
-        let leaf = bits.div_ceil(64);
-        Bitmap { leaf: vec![0; leaf].into(), mid: vec![0; leaf.div_ceil(64)].into(), top: 0 }
+    /// The empty set.
+    pub(crate) fn new() -> Self {
+        Bitmap { leaf: [0; LEAF], summary: [0; SUMMARY] }
     }
 
     /// Adds `i`.
     #[inline]
     pub(crate) fn set(&mut self, i: usize) {
-        self.leaf[i / 64] |= 1 << (i % 64);
-        self.mid[i / 4096] |= 1 << (i / 64 % 64);
-        self.top |= 1 << (i / 4096);
+        let w = i / 64 % LEAF;
+        self.leaf[w] |= 1 << (i % 64);
+        self.summary[w / 64] |= 1 << (w % 64);
     }
 
     /// Removes `i`.
     #[inline]
     pub(crate) fn clear(&mut self, i: usize) {
-        let word = &mut self.leaf[i / 64];
-        *word &= !(1 << (i % 64));
-        if *word == 0 {
-            let word = &mut self.mid[i / 4096];
-            *word &= !(1 << (i / 64 % 64));
-            if *word == 0 {
-                self.top &= !(1 << (i / 4096));
-            }
+        let w = i / 64 % LEAF;
+        self.leaf[w] &= !(1 << (i % 64));
+        if self.leaf[w] == 0 {
+            self.summary[w / 64] &= !(1 << (w % 64));
         }
     }
 
     /// Whether `i` is a member.
     pub(crate) fn contains(&self, i: usize) -> bool {
-        self.leaf[i / 64] >> (i % 64) & 1 == 1
+        self.leaf[i / 64 % LEAF] >> (i % 64) & 1 == 1
     }
 
-    /// The smallest member that is at least `i`.
+    /// The smallest member that is at least `i`, which is below [`BITS`].
     #[inline]
     pub(crate) fn first_from(&self, i: usize) -> Option<usize> {
-        let w = i / 64;
-        if w >= self.leaf.len() {
-            return None;
-        }
+        let w = i / 64 % LEAF;
         let word = self.leaf[w] & (!0 << (i % 64));
         if word != 0 {
             return Some(w * 64 + word.trailing_zeros() as usize);
         }
-        // Above the word: shifting by 63 and then by 1 leaves 0 where a single shift would be by 64.
-        let m = w / 64;
-        let above = self.mid[m] & (!0 << (w % 64) << 1);
-        let w = if above != 0 {
-            m * 64 + above.trailing_zeros() as usize
-        } else {
-            let above = self.top & (!0 << m << 1);
-            if above == 0 {
+        // Above the word: a shift by up to 63 and another by 1, since one by 64 is undefined.
+        let mut s = w / 64;
+        let mut words = self.summary[s] & (!0 << (w % 64) << 1);
+        while words == 0 {
+            s += 1;
+            if s == SUMMARY {
                 return None;
             }
-            let m = above.trailing_zeros() as usize;
-            m * 64 + self.mid[m].trailing_zeros() as usize
-        };
-        Some(w * 64 + self.leaf[w].trailing_zeros() as usize)
+            words = self.summary[s];
+        }
+        let w = s * 64 + words.trailing_zeros() as usize;
+        Some(w * 64 + self.leaf[w % LEAF].trailing_zeros() as usize)
+    }
+
+    /// The largest member.
+    pub(crate) fn last(&self) -> Option<usize> {
+        let s = (0..SUMMARY).rev().find(|&s| self.summary[s] != 0)?;
+        let w = s * 64 + self.summary[s].ilog2() as usize;
+        Some(w * 64 + self.leaf[w].ilog2() as usize)
     }
 }
 
@@ -90,14 +89,13 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_an_ordered_set(
-            bits in 1usize..MAX_BITS,
-            ops in prop::collection::vec((any::<bool>(), any::<usize>(), any::<usize>()), 1..200),
+            ops in prop::collection::vec((any::<bool>(), 0..BITS, 0..BITS), 1..200),
         ) {
-            let mut map = Bitmap::new(bits);
+            let mut map = Bitmap::new();
             let mut set = BTreeSet::new();
             for (insert, i, from) in ops {
                 // Half of the numbers near each other, so that words fill and empty again.
-                let i = if i % 2 == 0 { i % bits } else { i % bits % 130 };
+                let i = if i % 2 == 0 { i } else { BITS - 1 - i % 130 };
                 if insert {
                     map.set(i);
                     set.insert(i);
@@ -106,7 +104,8 @@ mod tests {
                     set.remove(&i);
                 }
                 prop_assert_eq!(map.contains(i), set.contains(&i));
-                for from in [0, i, i + 1, from % (bits + 70)] {
+                prop_assert_eq!(map.last(), set.last().copied());
+                for from in [0, i, (i + 1).min(BITS - 1), from] {
                     prop_assert_eq!(map.first_from(from), set.range(from..).next().copied());
                 }
             }

@@ -196,6 +196,18 @@ impl Blocks {
         self.vacant = index;
     }
 
+    /// All records, by index.
+    #[inline]
+    pub(crate) fn records(&mut self) -> &mut [Block] {
+        &mut self.records
+    }
+
+    /// All records, by index, to look at.
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[Block] {
+        &self.records
+    }
+
     /// Records in use.
     pub(crate) fn len(&self) -> usize {
         self.live as usize

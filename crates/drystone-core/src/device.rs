@@ -62,6 +62,8 @@ pub(crate) struct DeviceCounters {
     pub(crate) device_free: AtomicU64,
     pub(crate) borrowed: AtomicU64,
     pub(crate) adopted: AtomicU64,
+    /// Nanoseconds spent on trading segments in.
+    pub(crate) trade_ns: AtomicU64,
     pub(crate) oversize_allocations: SlowStat,
     pub(crate) oversize_segments: SlowStat,
 }

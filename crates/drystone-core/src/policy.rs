@@ -9,14 +9,28 @@ use crate::units::{GRANULE, GRANULE_SHIFT, Kind, MIB, SMALL_LIMIT, round_to_divi
 /// rounding wastes nothing, since blocks pack at a granule anyway.
 const LEAST_LARGE_REMAINDER: u64 = GRANULE;
 
+/// A segment for large requests is a multiple of the power of two at or above this part of what
+/// the heap holds, within bounds: a few larger segments waste less than many small ones, whose
+/// free ends cannot be joined, as long as the last one is small beside the whole. Swept over the
+/// traces; docs/results/segment-policy.md has the figures.
+const GRANULARITY_PART: u64 = 64;
+const GRANULARITY_MIN: u64 = 2 * MIB;
+const GRANULARITY_MAX: u64 = 128 * MIB;
+
+/// The part of the time since the allocator was made that trading segments in may take, and what
+/// it may take beyond that: a workload that gains nothing from it is not slowed for long.
+pub(crate) const TRADE_TIME_PART: u64 = 100;
+pub(crate) const TRADE_TIME_FREE_NS: u64 = 100_000_000;
+
 /// The configured decisions, ready for the fast path.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     roundup: Option<Box<Config>>,
     rule: SplitRule,
     small_segment: u64,
-    granularity: u64,
+    granularity: Option<u64>,
     min_large_segment: u64,
+    slack: f64,
     pub(crate) cross_stream: CrossStream,
     pub(crate) garbage_collection_threshold: f64,
     pub(crate) max_split_size: Option<u64>,
@@ -41,6 +55,7 @@ impl Policy {
             small_segment: config.small_segment_size,
             granularity: config.segment_granularity,
             min_large_segment: config.min_large_segment.unwrap_or(0),
+            slack: config.slack,
             cross_stream: config.cross_stream,
             garbage_collection_threshold: config.garbage_collection_threshold,
             max_split_size: config.max_split_size,
@@ -76,16 +91,31 @@ impl Policy {
         }
     }
 
-    /// The sizes in bytes of a new segment for a request: the one to ask for first, and the least
-    /// that would do.
-    pub(crate) fn segment_sizes(&self, fit: &Fit) -> (u64, u64) {
-        let needed = u64::from(fit.units_to_find()) << GRANULE_SHIFT;
-        let least = round_up(needed, 2 * MIB);
-        let wanted = match fit.kind {
-            Kind::Small => self.small_segment,
-            Kind::Large => round_up(needed, self.granularity).max(self.min_large_segment),
-        };
-        (wanted.max(least), least)
+    /// The least size in bytes of a new segment that would serve a request.
+    pub(crate) fn least_segment(&self, fit: &Fit) -> u64 {
+        round_up(u64::from(fit.units_to_find()) << GRANULE_SHIFT, GRANULARITY_MIN)
+    }
+
+    /// The size in bytes of a new segment to ask for, where the heap holds `held` bytes of the
+    /// kind.
+    pub(crate) fn segment(&self, fit: &Fit, held: u64) -> u64 {
+        let least = self.least_segment(fit);
+        match fit.kind {
+            Kind::Small => self.small_segment.max(least),
+            Kind::Large => {
+                let granularity = self.granularity.unwrap_or_else(|| {
+                    let part = (held / GRANULARITY_PART).next_power_of_two();
+                    part.clamp(GRANULARITY_MIN, GRANULARITY_MAX)
+                });
+                round_up(least, granularity).max(self.min_large_segment)
+            }
+        }
+    }
+
+    /// Bytes that may be reserved before idle segments are traded in, where `peak` is the peak of
+    /// live bytes.
+    pub(crate) fn allowed_reserve(&self, peak: u64) -> u64 {
+        peak.saturating_add((peak as f64 * self.slack) as u64)
     }
 }
 
@@ -117,10 +147,11 @@ mod tests {
         assert_eq!(plain.fit((1 << 20) + 1, 512).kind, Kind::Large);
         let aligned = plain.fit(512, 2 << 20);
         assert_eq!((aligned.kind, aligned.units_to_find()), (Kind::Large, 4096));
-        let (wanted, least) = plain.segment_sizes(&plain.fit(3 << 20, 512));
-        assert!(wanted >= least && least == 4 << 20);
-        let large = policy("large_segment_size:64MiB");
-        assert_eq!(large.segment_sizes(&large.fit(3 << 20, 512)), (64 << 20, 4 << 20));
+        let three = plain.fit(3 << 20, 512);
+        assert_eq!((plain.least_segment(&three), plain.segment(&three, 0)), (4 << 20, 4 << 20));
+        assert_eq!(plain.segment(&three, 10 << 30), 128 << 20);
+        assert_eq!(policy("large_segment_size:64MiB").segment(&three, 0), 64 << 20);
+        assert_eq!(policy("segment_granularity:32MiB").segment(&three, 10 << 30), 32 << 20);
     }
 
     #[test]

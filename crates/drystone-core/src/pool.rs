@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 
 use crate::driver::StreamId;
-use crate::heap::Heap;
+use crate::heap::{Heap, Term};
 
 /// The name of a pool: torch's `MempoolId_t`, a pair of numbers that the caller chooses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,13 +44,20 @@ const SLOTS: usize = 64;
 /// How far from its own slot a stream may sit.
 const PROBES: usize = 8;
 
+/// A heap as a stream of a pool found it: it is theirs while its term lasts.
+#[derive(Clone)]
+pub(crate) struct Held {
+    pub(crate) heap: Arc<Heap>,
+    pub(crate) term: Term,
+}
+
 /// A stream and its heap, once there is one.
-type Slot = OnceLock<(StreamId, Arc<Heap>)>;
+type Slot = OnceLock<(StreamId, Held)>;
 
 /// The heaps of a pool by stream: a small table that only grows, and a map for what overflows it.
 struct StreamTable {
     slots: Box<[Slot]>,
-    overflow: RwLock<HashMap<StreamId, Arc<Heap>>>,
+    overflow: RwLock<HashMap<StreamId, Held>>,
     growing: Mutex<()>,
 }
 
@@ -70,16 +77,19 @@ impl StreamTable {
     }
 
     #[inline]
-    fn get(&self, stream: StreamId) -> Option<&Arc<Heap>> {
+    fn get(&self, stream: StreamId) -> Option<&Held> {
         let first = Self::slot_of(stream);
-        for probe in 0..PROBES {
-            match self.slots[(first + probe) % SLOTS].get() {
-                Some((known, heap)) if *known == stream => return Some(heap),
-                Some(_) => {}
-                None => return None,
-            }
+        match self.slots[first % SLOTS].get() {
+            Some((known, held)) if *known == stream => Some(held),
+            Some(_) => self.probe(stream, first + 1),
+            None => None,
         }
-        None
+    }
+
+    #[cold]
+    fn probe(&self, stream: StreamId, from: usize) -> Option<&Held> {
+        let slots = (from..from + PROBES - 1).map_while(|slot| self.slots[slot % SLOTS].get());
+        slots.into_iter().find(|(known, _)| *known == stream).map(|(_, held)| held)
     }
 }
 
@@ -106,7 +116,7 @@ impl Pool {
 
     /// The heap of a stream, if it has one.
     #[inline]
-    pub(crate) fn heap(&self, stream: StreamId) -> Option<&Arc<Heap>> {
+    pub(crate) fn heap(&self, stream: StreamId) -> Option<&Held> {
         self.heaps.get(stream)
     }
 
@@ -115,28 +125,28 @@ impl Pool {
     pub(crate) fn heap_or<E>(
         &self,
         stream: StreamId,
-        make: impl FnOnce() -> Result<Arc<Heap>, E>,
-    ) -> Result<Arc<Heap>, E> {
+        make: impl FnOnce() -> Result<Held, E>,
+    ) -> Result<Held, E> {
         let table = &self.heaps;
         let _growing = table.growing.lock();
         let known = table.get(stream).cloned();
-        if let Some(heap) = known.or_else(|| table.overflow.read().get(&stream).cloned()) {
-            return Ok(heap);
+        if let Some(held) = known.or_else(|| table.overflow.read().get(&stream).cloned()) {
+            return Ok(held);
         }
-        let heap = make()?;
+        let held = make()?;
         let first = StreamTable::slot_of(stream);
         let free = (0..PROBES)
             .map(|probe| &table.slots[(first + probe) % SLOTS])
             .find(|slot| slot.get().is_none());
         match free {
             Some(slot) => {
-                slot.get_or_init(|| (stream, Arc::clone(&heap)));
+                slot.get_or_init(|| (stream, held.clone()));
             }
             None => {
-                table.overflow.write().insert(stream, Arc::clone(&heap));
+                table.overflow.write().insert(stream, held.clone());
             }
         }
-        Ok(heap)
+        Ok(held)
     }
 
     /// Whether nobody holds it: what it caches may go to others. Never so for the default pool.

@@ -94,7 +94,7 @@ const ACCEPTED: &[(&str, Change)] = &[
     ("memory_fraction:0.9", |c| c.memory_fraction = Some(0.9)),
     ("memory_fraction:0.9,per_process_memory_fraction:0.5", |c| c.memory_fraction = Some(0.5)),
     ("segment_granularity:1GiB,small_segment_size:4MiB", |c| {
-        c.segment_granularity = 1 << 30;
+        c.segment_granularity = Some(1 << 30);
         c.small_segment_size = 4 * MIB;
     }),
     ("large_segment_size:4MiB,max_split_size_mb:4", |c| {
@@ -145,6 +145,7 @@ fn values_that_are_refused() {
         ("cross_stream", "Off true"),
         ("history", "-1 1.5 4294967296 1k +1"),
         ("oom_retries", "-1 4294967296"),
+        ("slack", "-0.1 100.5 nan 10%"),
     ] {
         for value in values.split(' ') {
             let text = format!("history:0,{key}:{value}");
@@ -247,7 +248,10 @@ fn sample(info: &KeyInfo) -> &'static str {
     match info.name {
         "backend" => "cudaMallocAsync",
         "cross_stream" => "passed",
-        "garbage_collection_threshold" | "memory_fraction" | "per_process_memory_fraction" => "0.5",
+        "garbage_collection_threshold"
+        | "memory_fraction"
+        | "per_process_memory_fraction"
+        | "slack" => "0.5",
         "pinned_num_register_threads" => "64",
         "roundup_power2_divisions" => "[256:1,>:8]",
         _ if info.allowed.starts_with("True") => "True",

@@ -31,7 +31,7 @@ impl<D: Driver> Allocator<D> {
     /// Takes over an idle segment that this stream may use at once.
     pub(super) fn adopt_passed(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
         let Quest { device, fit, request, .. } = *quest;
-        let most = self.policy.segment_sizes(fit).1.saturating_mul(ADOPT_UP_TO);
+        let most = self.policy.least_segment(fit).saturating_mul(ADOPT_UP_TO);
         let mut offers = self.offers(quest, most);
         let events = &device.tickers.events;
         offers.retain(|offer| {
@@ -136,9 +136,9 @@ impl<D: Driver> Allocator<D> {
 
     /// Enters a segment that another heap has let go, and hands a block of it out.
     fn attach(&self, quest: &Quest<'_>, from: &Heap, segment: Segment) -> Result<u64, NoSegment> {
-        let Quest { device, pool, ref heap, fit, request } = *quest;
+        let Quest { device, pool, ref heap, term, fit, .. } = *quest;
         let mut core = heap.lock();
-        if !core.is_of(pool.id, request.stream) {
+        if !core.is_term(term) {
             drop(core);
             self.put_back(from, segment);
             return Err(NoSegment::Retired);

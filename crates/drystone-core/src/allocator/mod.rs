@@ -22,7 +22,7 @@ use crate::heap::{Fit, Given, Handed, Heap, HeapCore, HeapKey, Located};
 use crate::history::{Action, History, HistoryEvent};
 use crate::meter::Metered;
 use crate::policy::Policy;
-use crate::pool::Pool;
+use crate::pool::{Held, Pool};
 use crate::registry::Registry;
 use crate::table::AddressTable;
 use crate::units::{GRANULE, MAX_ALIGN, MAX_REQUEST};
@@ -51,6 +51,8 @@ pub struct Allocator<D: Driver> {
     driver: Metered<D>,
     config: Config,
     policy: Policy,
+    /// The driver's clock when the allocator was made.
+    made_at_ns: u64,
     devices: Box<[Device]>,
     heaps: Registry,
     table: AddressTable,
@@ -87,9 +89,11 @@ impl<D: Driver> Allocator<D> {
                 Ok(device)
             })
             .collect::<Result<_, DriverError>>()?;
+        let made_at_ns = driver.now_ns();
         Ok(Allocator {
             driver,
             policy: Policy::new(&config),
+            made_at_ns,
             history: History::new(config.history),
             config,
             devices,
@@ -148,9 +152,9 @@ impl<D: Driver> Allocator<D> {
             routed = other;
             pool = &routed;
         }
-        if let Some(heap) = pool.heap(request.stream) {
+        if let Some(Held { heap, term }) = pool.heap(request.stream) {
             let mut core = heap.lock();
-            if core.is_of(pool.id, request.stream)
+            if core.is_term(*term)
                 && let Some(handed) = heap.allocate(&mut core, &fit)
             {
                 device.totals.after(heap, pool.id, &mut core.thresholds, fit.kind);
@@ -261,18 +265,13 @@ impl<D: Driver> Allocator<D> {
     }
 
     /// The heap of a stream in a pool, made if there is none.
-    fn heap(
-        &self,
-        device: &Device,
-        pool: &Pool,
-        stream: StreamId,
-    ) -> Result<Arc<Heap>, AllocError> {
+    fn heap(&self, device: &Device, pool: &Pool, stream: StreamId) -> Result<Held, AllocError> {
         pool.heap_or(stream, || {
             let heap = self.heaps.take().map_err(AllocError::TooManyHeaps)?;
             let key = HeapKey { device: device.id, pool: pool.id, stream };
-            heap.lock().assign(key, device.tickers.of(stream));
+            let term = heap.lock().assign(key, device.tickers.of(stream));
             device.totals.add_heap(pool.id, Arc::clone(&heap));
-            Ok(heap)
+            Ok(Held { heap, term })
         })
     }
 

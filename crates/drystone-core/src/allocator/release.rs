@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Allocator;
+use super::slow::Quest;
 use crate::device::Device;
 use crate::driver::{DeviceId, Driver, DriverError};
 use crate::error::PoolError;
 use crate::heap::{Heap, HeapKey, IdleSegment, Segment};
 use crate::history::Action;
+use crate::policy::{TRADE_TIME_FREE_NS, TRADE_TIME_PART};
 use crate::pool::PoolId;
+use crate::stats::Metric;
 use crate::units::Kind;
 
 /// An idle segment, and the heap it is in.
@@ -203,6 +206,36 @@ impl<D: Driver> Allocator<D> {
         }
     }
 
+    /// Before step 4: if a new segment would put more than the slack above the peak of live bytes
+    /// in reserve, the pool's idle large segments, each too small for this request, go back first.
+    /// A time budget keeps a workload that takes and trades in turns from paying for it forever.
+    /// A failure is not the request's: it is logged.
+    pub(super) fn trade_in(&self, quest: &Quest<'_>) {
+        let Quest { device, pool, fit, .. } = *quest;
+        if fit.kind == Kind::Small || pool.is_kept_for_replay() {
+            return;
+        }
+        let live = device.totals.stats(None).all(Metric::ActiveBytes);
+        let needed = self.policy.least_segment(fit);
+        let peak = live.peak.max(live.current + needed);
+        if device.reserved() + needed <= self.policy.allowed_reserve(peak) {
+            return;
+        }
+        let start = self.driver.now_ns();
+        let spent = device.counters.trade_ns.load(Ordering::Relaxed);
+        let budget = TRADE_TIME_FREE_NS + start.saturating_sub(self.made_at_ns) / TRADE_TIME_PART;
+        if spent >= budget {
+            return;
+        }
+        let mut idle = self.candidates(device, |id| id == pool.id);
+        idle.retain(|candidate| candidate.idle.kind == Kind::Large);
+        if let Err(error) = self.release(device, idle) {
+            tracing::warn!(%error, "idle segments could not be traded in");
+        }
+        let took = self.driver.now_ns().saturating_sub(start);
+        device.counters.trade_ns.fetch_add(took, Ordering::Relaxed);
+    }
+
     /// Step 7: the host waits for all pending blocks of the device. True if there were any.
     pub(super) fn wait_for_pending(&self, device: &Device) -> Result<bool, DriverError> {
         let mut any = false;
@@ -249,7 +282,7 @@ impl<D: Driver> Allocator<D> {
         self.wait_for_pending(device)?;
         let candidates = self.candidates(device, |_| true);
         self.release(device, candidates)?;
-        let live = device.totals.stats(None).all(crate::Metric::ActiveBytes).current;
+        let live = device.totals.stats(None).all(Metric::ActiveBytes).current;
         if live > 0 {
             tracing::warn!(live, device = device.id.0, "live blocks stay with the device");
         }

@@ -3,7 +3,7 @@
 //! 1. Pending blocks whose streams have passed become free.
 //! 2. Garbage collection, where it is configured.
 //! 3. An idle segment of another stream that the host knows to have passed.
-//! 4. A new segment.
+//! 4. A new segment, paid for with idle ones that were too small where too much is reserved.
 //!
 //! If the device or the limit refuses it, and no capture is underway:
 //!
@@ -24,9 +24,10 @@ use crate::config::CrossStream;
 use crate::device::Device;
 use crate::driver::{Driver, DriverError, DriverErrorKind};
 use crate::error::{AllocError, OutOfMemory};
-use crate::heap::{Fit, Heap, HeapCore, HeapKey, Segment};
+use crate::heap::{Fit, Heap, HeapCore, HeapKey, Segment, Term};
 use crate::history::Action;
-use crate::pool::Pool;
+use crate::pool::{Held, Pool};
+use crate::stats::Metric;
 use crate::table::Place;
 use crate::units::Kind;
 
@@ -45,6 +46,8 @@ pub(super) struct Quest<'a> {
     pub(super) device: &'a Device,
     pub(super) pool: &'a Arc<Pool>,
     pub(super) heap: Arc<Heap>,
+    /// The heap's term; when it is over, the request begins again.
+    pub(super) term: Term,
     pub(super) fit: &'a Fit,
     pub(super) request: &'a Request,
 }
@@ -61,8 +64,8 @@ impl<D: Driver> Allocator<D> {
     ) -> Result<u64, AllocError> {
         let mut tries = 0;
         loop {
-            let heap = self.heap(device, pool, request.stream)?;
-            let quest = Quest { device, pool, heap, fit, request };
+            let Held { heap, term } = self.heap(device, pool, request.stream)?;
+            let quest = Quest { device, pool, heap, term, fit, request };
             match self.seek(&quest) {
                 Ok(address) => return Ok(address),
                 Err(NoSegment::Failed(error)) => return Err(error.into()),
@@ -104,6 +107,7 @@ impl<D: Driver> Allocator<D> {
             {
                 return Ok(address);
             }
+            self.trade_in(quest);
         }
         match self.grow(quest) {
             Err(NoSegment::Full) if !capturing => self.seek_under_pressure(quest),
@@ -120,7 +124,7 @@ impl<D: Driver> Allocator<D> {
             return Ok(address);
         }
         if self.policy.max_split_size.is_some() {
-            let (_, least) = self.policy.segment_sizes(fit);
+            let least = self.policy.least_segment(fit);
             if self.release_enough(device, least).map_err(NoSegment::Failed)? {
                 match self.grow(quest) {
                     Err(NoSegment::Full) => {}
@@ -141,9 +145,9 @@ impl<D: Driver> Allocator<D> {
 
     /// A free block of the heap itself.
     fn take_cached(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
-        let Quest { device, pool, ref heap, fit, request } = *quest;
+        let Quest { device, pool, ref heap, term, fit, .. } = *quest;
         let mut core = heap.lock();
-        if !core.is_of(pool.id, request.stream) {
+        if !core.is_term(term) {
             return Err(NoSegment::Retired);
         }
         let Some(handed) = heap.allocate(&mut core, fit) else {
@@ -157,7 +161,9 @@ impl<D: Driver> Allocator<D> {
     /// Step 4: a new segment, and the block out of it.
     fn grow(&self, quest: &Quest<'_>) -> Result<u64, NoSegment> {
         let Quest { device, fit, .. } = *quest;
-        let (wanted, least) = self.policy.segment_sizes(fit);
+        let held = quest.heap.counters.of(fit.kind).current()[Metric::ReservedBytes as usize];
+        let least = self.policy.least_segment(fit);
+        let wanted = self.policy.segment(fit, held);
         let (base, bytes) = match self.take_segment(device, wanted) {
             // Rather a segment of just the size than none.
             Err(NoSegment::Full) if least < wanted => (self.take_segment(device, least)?, least),
@@ -199,9 +205,9 @@ impl<D: Driver> Allocator<D> {
 
     /// Enters a segment that is nobody's into the heap, and hands a block of it out.
     fn settle_segment(&self, quest: &Quest<'_>, segment: Segment) -> Result<u64, NoSegment> {
-        let Quest { device, pool, ref heap, fit, request } = *quest;
+        let Quest { device, pool, ref heap, term, fit, .. } = *quest;
         let mut core = heap.lock();
-        if !core.is_of(pool.id, request.stream) {
+        if !core.is_term(term) {
             drop(core);
             self.give_to_driver(device, &segment).map_err(NoSegment::Failed)?;
             return Err(NoSegment::Retired);
@@ -269,13 +275,13 @@ impl<D: Driver> Allocator<D> {
         // Without the figures the error is still one.
         let memory = self.driver.device_memory(device.id).unwrap_or_default();
         let heaps = device.totals.heaps();
-        let live = device.totals.stats(None).all(crate::Metric::ActiveBytes).current;
+        let live = device.totals.stats(None).all(Metric::ActiveBytes).current;
         OutOfMemory {
             device: device.id,
             stream: request.stream,
             pool: pool.id,
             asked: request.size,
-            segment: self.policy.segment_sizes(fit).1,
+            segment: self.policy.least_segment(fit),
             live,
             reserved: device.reserved(),
             device_free: memory.free,

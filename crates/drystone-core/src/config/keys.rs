@@ -5,7 +5,7 @@ use super::key::{
     KeyInfo, Origin, at_least_large, is_torch_large_segment, large_segment, put, set_large_segment,
     show_bool, show_bytes_unless, show_unless,
 };
-use super::settings::{Backend, CrossStream, DEFAULT_OOM_RETRIES, DEFAULT_SEGMENT};
+use super::settings::{Backend, CrossStream, DEFAULT_OOM_RETRIES, DEFAULT_SEGMENT, DEFAULT_SLACK};
 use super::values::show_divisions;
 
 const BOOL: &str = "True or False, spelled so";
@@ -290,10 +290,21 @@ pub static KEYS: &[KeyInfo] = &[
         origin: Origin::Drystone,
         help: "round segments for large requests up to a multiple of this",
         allowed: "a multiple of 2MiB from 2MiB to 1GiB",
-        default: "2MiB",
+        default: "the allocator's choice, more as it holds more",
         has_effect: true,
-        apply: |c, v| put(v.pages(1 << 30), &mut c.segment_granularity),
-        show: |c| show_bytes_unless(c.segment_granularity, DEFAULT_SEGMENT),
+        apply: |c, v| put(v.pages(1 << 30).map(Some), &mut c.segment_granularity),
+        show: |c| c.segment_granularity.map(format_bytes_exact),
+    },
+    KeyInfo {
+        name: "slack",
+        origin: Origin::Drystone,
+        help: "once this much more than the peak of live bytes is reserved (0.1 is 10%), a new \
+               segment is paid for with the idle ones that were too small",
+        allowed: "a number from 0 to 100",
+        default: "0.1",
+        has_effect: true,
+        apply: |c, v| put(v.number(100.0), &mut c.slack),
+        show: |c| show_unless(c.slack, DEFAULT_SLACK),
     },
     KeyInfo {
         name: "small_segment_size",

@@ -4,8 +4,10 @@ use super::bytes::MIB;
 
 /// torch's large segment, in bytes, where nothing else is said.
 pub(super) const DEFAULT_LARGE_SEGMENT: u64 = 20 * MIB;
-/// The granularity of segments, and the size of small ones, in bytes: one page.
+/// The size of segments for small requests, in bytes: one page.
 pub(super) const DEFAULT_SEGMENT: u64 = 2 * MIB;
+/// How much may be reserved above the peak of live bytes, as a part of it.
+pub(super) const DEFAULT_SLACK: f64 = 0.1;
 /// How often out-of-memory callbacks may cause another try.
 pub(super) const DEFAULT_OOM_RETRIES: u32 = 8;
 
@@ -44,9 +46,13 @@ pub struct Config {
     pub memory_fraction: Option<f64>,
     /// Pressure callbacks are told when more than this is reserved on a device (`soft_limit`).
     pub soft_limit: Option<u64>,
-    /// Segments for large requests are rounded up to a multiple of this (`segment_granularity`,
-    /// 2 MiB; a multiple of 2 MiB up to 1 GiB).
-    pub segment_granularity: u64,
+    /// Segments for large requests are rounded up to a multiple of this (`segment_granularity`; a
+    /// multiple of 2 MiB up to 1 GiB). `None`: the allocator chooses, more as it holds more.
+    pub segment_granularity: Option<u64>,
+    /// How much more than the peak of live bytes may be reserved, as a part of it, before a new
+    /// segment is paid for with the idle ones that were too small for the request (`slack`, 0.1;
+    /// 0 to 100).
+    pub slack: f64,
     /// The size of a segment for small requests (`small_segment_size`, 2 MiB; a multiple of 2 MiB
     /// up to 64 MiB).
     pub small_segment_size: u64,
@@ -81,7 +87,8 @@ impl Default for Config {
             limit: None,
             memory_fraction: None,
             soft_limit: None,
-            segment_granularity: DEFAULT_SEGMENT,
+            segment_granularity: None,
+            slack: DEFAULT_SLACK,
             small_segment_size: DEFAULT_SEGMENT,
             min_large_segment: None,
             min_split_remainder: None,

@@ -55,6 +55,11 @@ impl Value {
         word.bytes().all(|byte| byte.is_ascii_digit()).then(|| word.parse().ok())?
     }
 
+    /// A number from 0 to `most`.
+    pub(super) fn number(&self, most: f64) -> Option<f64> {
+        self.word()?.parse().ok().filter(|number: &f64| (0.0..=most).contains(number))
+    }
+
     /// A fraction above 0, at most 1.
     pub(super) fn fraction(&self) -> Option<f64> {
         self.word()?.parse().ok().filter(|&fraction: &f64| fraction > 0.0 && fraction <= 1.0)

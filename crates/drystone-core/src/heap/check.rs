@@ -47,7 +47,7 @@ impl HeapCore {
             return Err(format!("{uses} sets of streams for {} blocks", sums.recorded));
         }
         for kind in Kind::ALL {
-            let filed = self.bins[kind as usize].check(&self.blocks)?;
+            let filed = self.bins[kind as usize].check(self.blocks.as_slice())?;
             if filed != sums.free[kind as usize] {
                 return Err(format!("{filed} {} blocks in bins of {:?}", kind.name(), sums.free));
             }
@@ -74,16 +74,15 @@ impl HeapCore {
         let values = &mut sums.values[segment.kind as usize];
         values[Metric::Segment as usize] += 1;
         values[Metric::ReservedBytes as usize] += segment.bytes();
-        let (mut before, mut end, mut starts) = (NONE, 0, 0);
+        let (mut before, mut end) = (NONE, 0);
         for index in self.blocks_of(segment) {
             let block = &self.blocks[index];
             sums.blocks += 1;
-            starts += 1;
             if block.segment() != at || block.offset != end || block.prev != before {
                 return here("does not follow the one before it", index);
             }
-            if block.units == 0 || segment.starts[block.offset as usize] != index {
-                return here("is empty or not found by its address", index);
+            if block.units == 0 {
+                return here("is empty", index);
             }
             let whole = block.prev == NONE && block.next == NONE;
             match block.state() {
@@ -121,8 +120,8 @@ impl HeapCore {
         if end != segment.units {
             return here("is the last but does not end the segment", before);
         }
-        if segment.starts.iter().filter(|&&index| index != NONE).count() != starts {
-            return here("and others: addresses point to blocks that are not there", before);
+        if !segment.finds(self.blocks_of(segment).map(|index| (index, &self.blocks[index]))) {
+            return here("and those before it are not what their addresses lead to", before);
         }
         Ok(())
     }

@@ -68,7 +68,8 @@ impl HeapCore {
     /// torch: if the rules refuse it, larger ones would be refused too.
     #[inline]
     pub(crate) fn find(&self, fit: &Fit) -> Option<BlockIndex> {
-        let index = self.bins[fit.kind as usize].best_fit(&self.blocks, fit.units_to_find())?;
+        let index =
+            self.bins[fit.kind as usize].best_fit(self.blocks.as_slice(), fit.units_to_find())?;
         fit.accepts(self.blocks[index].units).then_some(index)
     }
 
@@ -112,7 +113,7 @@ impl HeapCore {
         if next != NONE {
             self.blocks[next].prev = tail;
         }
-        self.segment_mut(segment).starts[(offset + units) as usize] = tail;
+        self.segment_mut(segment).started(offset, offset + units, tail);
         tail
     }
 }

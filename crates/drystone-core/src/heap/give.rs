@@ -45,13 +45,19 @@ impl HeapCore {
             // The page belongs to this segment only in part.
             return Some(Err(PointerError::Foreign { pointer }));
         }
-        let index = segment.starts[(offset >> GRANULE_SHIFT) as usize];
-        if offset & (GRANULE - 1) == 0 && index != NONE {
+        let granule = (offset >> GRANULE_SHIFT) as u32;
+        let mut index = segment.first_near(granule);
+        while index != NONE {
             let block = &self.blocks[index];
-            if block.state() == State::Used {
-                let (kind, bytes, requested) = (segment.kind, block.bytes(), block.requested());
-                return Some(Ok(Located { index, kind, bytes, requested }));
+            if block.offset < granule {
+                index = block.next;
+                continue;
             }
+            if block.offset > granule || block.state() != State::Used || offset % GRANULE != 0 {
+                break;
+            }
+            let (kind, bytes, requested) = (segment.kind, block.bytes(), block.requested());
+            return Some(Ok(Located { index, kind, bytes, requested }));
         }
         Some(Err(self.why_not(place, pointer)))
     }
@@ -136,7 +142,8 @@ impl HeapCore {
     #[inline]
     fn absorb(&mut self, index: BlockIndex, behind: BlockIndex) {
         let gone = self.blocks[behind];
-        self.segment_mut(gone.segment()).starts[gone.offset as usize] = NONE;
+        let before = self.blocks[index].offset;
+        self.segment_mut(gone.segment()).ended(before, &gone);
         self.blocks.remove(behind);
         let block = &mut self.blocks[index];
         block.units += gone.units;

@@ -26,10 +26,6 @@ use crate::stats::totals::Thresholds;
 use crate::ticket::Ticker;
 use crate::units::Kind;
 
-/// log2 of the size, in granules, below which every size has a bin of its own: 2 MiB for small
-/// blocks (a small segment), 8 MiB for large ones.
-const LINEAR_BITS: [u32; 2] = [12, 14];
-
 /// Whose memory a heap holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct HeapKey {
@@ -37,6 +33,9 @@ pub(crate) struct HeapKey {
     pub(crate) pool: PoolId,
     pub(crate) stream: StreamId,
 }
+
+/// How often a heap has been given to somebody.
+pub(crate) type Term = u64;
 
 /// One heap; see the module text.
 pub(crate) struct Heap {
@@ -51,6 +50,8 @@ pub(crate) struct Heap {
 pub(crate) struct HeapCore {
     /// Whose memory this is; none while the heap waits for another use.
     pub(crate) key: Option<HeapKey>,
+    /// Counts the uses of the heap: whoever found it under another term has to look again.
+    term: Term,
     /// The tickets of the heap's own stream; none exactly when `key` is none.
     ticker: Option<Arc<Ticker>>,
     blocks: Blocks,
@@ -114,9 +115,10 @@ impl HeapCore {
     fn new() -> Self {
         HeapCore {
             key: None,
+            term: 0,
             ticker: None,
             blocks: Blocks::new(),
-            bins: LINEAR_BITS.map(Bins::new),
+            bins: [Bins::new(), Bins::new()],
             segments: Vec::new(),
             vacant_segments: Vec::new(),
             uses: Vec::new(),
@@ -131,16 +133,18 @@ impl HeapCore {
         }
     }
 
-    /// Gives an empty heap to a (device, pool, stream).
-    pub(crate) fn assign(&mut self, key: HeapKey, ticker: Arc<Ticker>) {
+    /// Gives an empty heap to a (device, pool, stream), for a term.
+    pub(crate) fn assign(&mut self, key: HeapKey, ticker: Arc<Ticker>) -> Term {
         debug_assert!(self.is_empty());
-        *self = HeapCore { key: Some(key), ticker: Some(ticker), ..HeapCore::new() };
+        let term = self.term + 1;
+        *self = HeapCore { key: Some(key), term, ticker: Some(ticker), ..HeapCore::new() };
+        term
     }
 
     /// Takes an empty heap from its owner, with all the memory that it used for itself.
     pub(crate) fn retire(&mut self) {
         debug_assert!(self.is_empty());
-        *self = HeapCore::new();
+        *self = HeapCore { term: self.term + 1, ..HeapCore::new() };
     }
 
     /// Whether it holds no segment, and none of its is on the way out.
@@ -148,10 +152,10 @@ impl HeapCore {
         self.segments.len() == self.vacant_segments.len() && self.away == 0
     }
 
-    /// Whether it is the heap of this pool and stream (and not retired since it was looked up).
+    /// Whether it is still given to whom it was when the caller found it.
     #[inline]
-    pub(crate) fn is_of(&self, pool: PoolId, stream: StreamId) -> bool {
-        self.key.is_some_and(|key| key.pool == pool && key.stream == stream)
+    pub(crate) fn is_term(&self, term: Term) -> bool {
+        self.term == term
     }
 
     /// The free blocks of a kind that are a part of their segment.
@@ -162,7 +166,7 @@ impl HeapCore {
 
     /// The largest free block of either kind, in bytes.
     pub(crate) fn largest_free(&self) -> u64 {
-        let largest = self.bins.iter().map(|bins| bins.largest(&self.blocks)).max();
+        let largest = self.bins.iter().map(|bins| bins.largest(self.blocks.as_slice())).max();
         u64::from(largest.unwrap_or(0)) << crate::units::GRANULE_SHIFT
     }
 
@@ -183,14 +187,19 @@ impl HeapCore {
             split.blocks += 1;
             split.bytes += block.bytes();
         } else {
-            let (segment, tick) = (block.segment(), self.tick);
-            let stamp = self.ticker.as_ref().map_or(0, |ticker| ticker.stamp());
-            let segment = self.segment_mut(segment);
-            segment.idle_since = tick;
-            segment.idle_stamp = stamp;
-            self.idle += 1;
+            self.became_idle(block.segment());
         }
-        self.bins[kind as usize].insert(&mut self.blocks, index);
+        self.bins[kind as usize].insert(self.blocks.records(), index);
+    }
+
+    /// Notes that a segment is one free block now.
+    fn became_idle(&mut self, segment: u32) {
+        let tick = self.tick;
+        let stamp = self.ticker.as_ref().map_or(0, |ticker| ticker.stamp());
+        let segment = self.segment_mut(segment);
+        segment.idle_since = tick;
+        segment.idle_stamp = stamp;
+        self.idle += 1;
     }
 
     /// Takes a free block out of its bin.
@@ -204,6 +213,6 @@ impl HeapCore {
         } else {
             self.idle -= 1;
         }
-        self.bins[kind as usize].remove(&mut self.blocks, index);
+        self.bins[kind as usize].remove(self.blocks.records(), index);
     }
 }

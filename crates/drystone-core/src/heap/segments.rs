@@ -7,6 +7,10 @@ use crate::block::{Block, BlockIndex, NONE, State};
 use crate::ticket::{Stamp, Ticker};
 use crate::units::{GRANULE_SHIFT, Kind};
 
+/// log2 of the granules in a chunk of the look-up table, by kind: 4 KiB for small blocks; 256 KiB
+/// for large ones, of which only a remainder and an aligned block can be smaller.
+const CHUNK_SHIFT: [u32; 2] = [3, 9];
+
 /// Memory from one driver allocation, cut into blocks.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -17,8 +21,12 @@ pub(crate) struct Segment {
     pub(crate) kind: Kind,
     /// The block at the base.
     pub(super) first: BlockIndex,
-    /// For each granule the block that starts there, or [`NONE`]: the flat look-up of pointers.
-    pub(super) starts: Box<[BlockIndex]>,
+    /// For each chunk of granules the first block that starts in it, or [`NONE`]: the flat
+    /// look-up of pointers. A chunk is a few times the least block, so that the table stays in
+    /// the processor's caches and a look-up still takes a step or two.
+    starts: Box<[BlockIndex]>,
+    /// log2 of the granules in a chunk.
+    chunk_shift: u32,
     /// The heap's tick when the segment last became one free block.
     pub(super) idle_since: u64,
     /// The stamp of the heap's stream at that time: when it has passed, no stream uses the bytes.
@@ -30,8 +38,52 @@ impl Segment {
     pub(crate) fn new(base: u64, bytes: u64, kind: Kind) -> Self {
         let units = u32::try_from(bytes >> GRANULE_SHIFT).expect("segments are below 2 TiB");
         // Zeroed memory comes from the system untouched: a large block costs one page of it.
-        let starts = vec![NONE; units as usize].into();
-        Segment { base, units, kind, first: NONE, starts, idle_since: 0, idle_stamp: 0 }
+        let chunk_shift = CHUNK_SHIFT[kind as usize];
+        let starts = vec![NONE; (units >> chunk_shift) as usize + 1].into();
+        let first = NONE;
+        Segment { base, units, kind, first, starts, chunk_shift, idle_since: 0, idle_stamp: 0 }
+    }
+
+    #[inline]
+    fn chunk_of(&self, offset: u32) -> usize {
+        (offset >> self.chunk_shift) as usize
+    }
+
+    /// The first block that starts in the chunk around a granule, or [`NONE`].
+    #[inline]
+    pub(super) fn first_near(&self, granule: u32) -> BlockIndex {
+        self.starts[self.chunk_of(granule)]
+    }
+
+    /// A block starts at `offset` from now on, the one before it at `before`.
+    #[inline]
+    pub(super) fn started(&mut self, before: u32, offset: u32, index: BlockIndex) {
+        let chunk = self.chunk_of(offset);
+        if self.chunk_of(before) != chunk {
+            self.starts[chunk] = index;
+        }
+    }
+
+    /// The block `gone` starts no more; the one before it starts at `before`.
+    #[inline]
+    pub(super) fn ended(&mut self, before: u32, gone: &Block) {
+        let chunk = self.chunk_of(gone.offset);
+        if self.chunk_of(before) != chunk {
+            let stays = gone.next != NONE && self.chunk_of(gone.end()) == chunk;
+            self.starts[chunk] = if stays { gone.next } else { NONE };
+        }
+    }
+
+    /// Whether the table finds exactly these blocks, given in order of address.
+    pub(super) fn finds<'a>(&self, blocks: impl Iterator<Item = (BlockIndex, &'a Block)>) -> bool {
+        let mut expected = vec![NONE; self.starts.len()];
+        for (index, block) in blocks {
+            let slot = &mut expected[self.chunk_of(block.offset)];
+            if *slot == NONE {
+                *slot = index;
+            }
+        }
+        expected[..] == self.starts[..]
     }
 
     /// Size in bytes.

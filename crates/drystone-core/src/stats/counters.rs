@@ -66,14 +66,20 @@ pub(crate) struct Split {
     pub(crate) bytes: u64,
 }
 
+/// The quantities that change without a driver call, in the order of their [`Flow`]s.
+const BLOCKS: usize = 0;
+const BYTES: usize = 1;
+const REQUESTED: usize = 2;
+const SPLIT_BLOCKS: usize = 3;
+const SPLIT_BYTES: usize = 4;
+
+/// What those are now, or may become.
+pub(crate) type Hot = [u64; 5];
+
 /// The counters of one heap and kind. Active blocks are the allocated and the pending ones.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    blocks: Flow,
-    bytes: Flow,
-    requested: Flow,
-    split_blocks: Flow,
-    split_bytes: Flow,
+    hot: [Flow; 5],
     segments: Flow,
     reserved: Flow,
     pending_blocks: Counter,
@@ -84,25 +90,25 @@ impl Counters {
     /// A block was handed out.
     #[inline]
     pub(crate) fn allocated(&self, bytes: u64, requested: u64, split: Split) {
-        self.blocks.up(1);
-        self.bytes.up(bytes);
-        self.requested.up(requested);
+        self.hot[BLOCKS].up(1);
+        self.hot[BYTES].up(bytes);
+        self.hot[REQUESTED].up(requested);
         self.follow_split(split);
     }
 
     /// A block came back and is reusable.
     #[inline]
     pub(crate) fn freed(&self, bytes: u64, requested: u64, split: Split) {
-        self.blocks.down(1);
-        self.bytes.down(bytes);
-        self.requested.down(requested);
+        self.hot[BLOCKS].down(1);
+        self.hot[BYTES].down(bytes);
+        self.hot[REQUESTED].down(requested);
         self.follow_split(split);
     }
 
     /// A block came back but waits for a recorded stream.
     pub(crate) fn became_pending(&self, bytes: u64) {
-        self.blocks.down(1);
-        self.bytes.down(bytes);
+        self.hot[BLOCKS].down(1);
+        self.hot[BYTES].down(bytes);
         self.pending_blocks.add(1);
         self.pending_bytes.add(bytes);
     }
@@ -111,15 +117,27 @@ impl Counters {
     pub(crate) fn pending_done(&self, bytes: u64, requested: u64, split: Split) {
         self.pending_blocks.sub(1);
         self.pending_bytes.sub(bytes);
-        self.requested.down(requested);
+        self.hot[REQUESTED].down(requested);
         self.follow_split(split);
     }
 
-    /// The split blocks changed without a block being handed out or coming back.
     #[inline]
-    pub(crate) fn follow_split(&self, split: Split) {
-        self.split_blocks.follow(split.blocks);
-        self.split_bytes.follow(split.bytes);
+    fn follow_split(&self, split: Split) {
+        self.hot[SPLIT_BLOCKS].follow(split.blocks);
+        self.hot[SPLIT_BYTES].follow(split.bytes);
+    }
+
+    /// The quantities that change without a driver call. Active blocks are not among them: they
+    /// are the blocks here as long as none is pending.
+    #[inline]
+    pub(crate) fn hot(&self) -> Hot {
+        std::array::from_fn(|i| self.hot[i].current.get())
+    }
+
+    /// Whether a block is pending.
+    #[inline]
+    pub(crate) fn has_pending(&self) -> bool {
+        self.pending_blocks.get() != 0
     }
 
     /// A segment came in, from the driver or from another heap.
@@ -141,17 +159,16 @@ impl Counters {
     }
 
     /// Every metric now.
-    #[inline]
     pub(crate) fn current(&self) -> Values {
-        let (blocks, bytes) = (self.blocks.current.get(), self.bytes.current.get());
+        let [blocks, bytes, requested, split_blocks, split_bytes] = self.hot();
         [
             blocks,
             bytes,
             blocks.wrapping_add(self.pending_blocks.get()),
             bytes.wrapping_add(self.pending_bytes.get()),
-            self.requested.current.get(),
-            self.split_blocks.current.get(),
-            self.split_bytes.current.get(),
+            requested,
+            split_blocks,
+            split_bytes,
             self.segments.current.get(),
             self.reserved.current.get(),
         ]
@@ -159,30 +176,23 @@ impl Counters {
 
     /// What was ever taken off each metric.
     pub(crate) fn freed_ever(&self) -> Values {
-        let (blocks, bytes) = (self.blocks.freed.get(), self.bytes.freed.get());
+        let [blocks, bytes, requested, split_blocks, split_bytes] =
+            std::array::from_fn(|i| self.hot[i].freed.get());
         [
             blocks,
             bytes,
             blocks.wrapping_sub(self.pending_blocks.get()),
             bytes.wrapping_sub(self.pending_bytes.get()),
-            self.requested.freed.get(),
-            self.split_blocks.freed.get(),
-            self.split_bytes.freed.get(),
+            requested,
+            split_blocks,
+            split_bytes,
             self.segments.freed.get(),
             self.reserved.freed.get(),
         ]
     }
 
     fn clear(&self) {
-        for flow in [
-            &self.blocks,
-            &self.bytes,
-            &self.requested,
-            &self.split_blocks,
-            &self.split_bytes,
-            &self.segments,
-            &self.reserved,
-        ] {
+        for flow in self.hot.iter().chain([&self.segments, &self.reserved]) {
             flow.current.set(0);
             flow.freed.set(0);
         }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::counters::Values;
+use super::counters::{Hot, Values};
 use super::{MemoryStats, Metric, Stat};
 use crate::heap::Heap;
 use crate::pool::PoolId;
@@ -27,14 +27,20 @@ const GUEST_OPERATIONS: u32 = 32;
 /// Nobody holds the lease.
 const NOBODY: u64 = u64::MAX;
 
-/// Metrics that change without a driver call; the others change only in the slow path.
-const HOT: usize = Metric::Segment as usize;
+/// For each hot quantity the metrics that it moves while no block is pending.
+const MOVED: [&[Metric]; 5] = [
+    &[Metric::Allocation, Metric::Active],
+    &[Metric::AllocatedBytes, Metric::ActiveBytes],
+    &[Metric::RequestedBytes],
+    &[Metric::InactiveSplit],
+    &[Metric::InactiveSplitBytes],
+];
 
-/// What a heap may reach before a peak is passed. Kept under the heap's lock.
+/// What a heap's hot quantities may reach before a peak is passed. Kept under the heap's lock.
 #[derive(Debug, Default)]
 pub(crate) struct Thresholds {
-    kinds: [[u64; HOT]; 2],
-    all: [u64; HOT],
+    kinds: [Hot; 2],
+    all: Hot,
     guest: u32,
 }
 
@@ -118,14 +124,15 @@ impl Totals {
         if self.lease.load(Relaxed) >> 32 != u64::from(heap.id) {
             return self.without_lease(heap, pool, limits, kind);
         }
-        let this = heap.counters.of(kind).current();
-        let other = heap.counters.of(other(kind)).current();
-        let mut passed = false;
-        for m in 0..HOT {
-            passed |= this[m] > limits.kinds[kind as usize][m];
-            passed |= this[m] + other[m] > limits.all[m];
+        let (this, other) = (heap.counters.of(kind), heap.counters.of(other(kind)));
+        let (now, beside) = (this.hot(), other.hot());
+        // A quantity has passed its threshold if the difference is negative: one sign bit for all.
+        let mut signs = 0;
+        for i in 0..now.len() {
+            signs |= limits.kinds[kind as usize][i].wrapping_sub(now[i]);
+            signs |= limits.all[i].wrapping_sub(now[i].wrapping_add(beside[i]));
         }
-        if passed {
+        if (signs as i64) < 0 || this.has_pending() || other.has_pending() {
             self.sum_up(heap, pool, limits);
         }
     }
@@ -154,16 +161,19 @@ impl Totals {
         raise(&mut scope.peak, &in_pool);
         let pool_peak = scope.peak;
         let own = own(heap);
-        for m in 0..HOT {
-            let room = |level: usize| {
-                let device_room = scopes.device.peak[level][m].saturating_sub(device[level][m]);
-                let pool_room = pool_peak[level][m].saturating_sub(in_pool[level][m]);
-                own[level][m] + device_room.min(pool_room)
-            };
-            limits.kinds[0][m] = room(0);
-            limits.kinds[1][m] = room(1);
-            limits.all[m] = room(2);
-        }
+        let room = |level: usize| -> Hot {
+            MOVED.map(|metrics| {
+                let rooms = metrics.iter().map(|&metric| {
+                    let m = metric as usize;
+                    let in_device = scopes.device.peak[level][m].saturating_sub(device[level][m]);
+                    let in_pool = pool_peak[level][m].saturating_sub(in_pool[level][m]);
+                    own[level][m] + in_device.min(in_pool)
+                });
+                rooms.min().unwrap_or(0)
+            })
+        };
+        limits.kinds = [room(0), room(1)];
+        limits.all = room(2);
     }
 
     /// The present sums over the device and over one pool of it.
