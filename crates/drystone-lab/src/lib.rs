@@ -34,7 +34,7 @@
 mod lagging;
 mod meter;
 mod metrics;
-//mod picture;
+mod picture;
 mod policy;
 mod recording;
 mod replay;
@@ -42,7 +42,7 @@ mod target;
 mod timeline;
 
 pub use metrics::{Metrics, OutOfMemory};
-//pub use picture::{Curve, Panel, picture};
+pub use picture::{Panel, picture};
 pub use policy::{
     OptionInfo, POLICIES, Policy, PolicyError, PolicyInfo, PolicyMaker, PolicyOptions, PolicySpec,
     Refusal,

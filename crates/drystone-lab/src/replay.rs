@@ -90,8 +90,11 @@ trait Clock {
     /// The driver's name of a stream of the trace.
     fn stream(&self, number: u32) -> StreamId;
 
-    /// The event's moment has come, and the program submits work to its stream.
+    /// The event's moment has come.
     fn arrive(&mut self, event: &Event);
+
+    /// The program submits work to the event's stream now.
+    fn work(&self, event: &Event);
 
     /// The event has been dealt with.
     fn leave(&mut self);
@@ -126,7 +129,11 @@ impl Clock for VirtualClock<'_> {
         let since_ns = (event.t_us - self.origin_us).saturating_mul(1_000);
         self.due_ns = since_ns.saturating_add(self.delay_ns);
         self.device.sim.advance_to(self.due_ns);
-        self.device.submit(event.device, event.stream, self.due_ns);
+    }
+
+    #[inline]
+    fn work(&self, event: &Event) {
+        self.device.submit(event.device, event.stream, self.device.sim.now_ns());
     }
 
     #[inline]
@@ -154,6 +161,9 @@ impl Clock for RealClock<'_> {
 
     #[inline]
     fn arrive(&mut self, _: &Event) {}
+
+    #[inline]
+    fn work(&self, _: &Event) {}
 
     #[inline]
     fn leave(&mut self) {}
@@ -270,6 +280,7 @@ impl<D: Driver, C: Clock> Run<'_, D, C> {
                     Op::FreeCompleted => self.free(event),
                     Op::FreeRequested => {
                         self.clock.arrive(event);
+                        self.clock.work(event);
                         None
                     }
                     _ => None,
@@ -292,6 +303,7 @@ impl<D: Driver, C: Clock> Run<'_, D, C> {
             Ok(address) => address,
             Err(refusal) => return Some(self.refused(event, index, refusal)),
         };
+        self.clock.work(event);
         self.blocks[event.id as usize] = address;
         let tally = &mut self.tally;
         tally.allocs += 1;
@@ -308,6 +320,8 @@ impl<D: Driver, C: Clock> Run<'_, D, C> {
     fn free(&mut self, event: &Event) -> Option<Stop> {
         self.clock.arrive(event);
         self.sampler.arrive(event.t_us);
+        // What used the block was submitted before its free, and covers it.
+        self.clock.work(event);
         let address = std::mem::take(&mut self.blocks[event.id as usize]);
         if let Err(why) = self.policy.free(address) {
             return Some(Stop::Failed(why));
