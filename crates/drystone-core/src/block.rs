@@ -18,6 +18,8 @@ pub(crate) enum State {
     Used,
     /// Freed by its owner, but a recorded stream may still be using it.
     Pending,
+    /// Freed last of its kind: reusable, but not yet merged with its neighbours and in no bin.
+    Parked,
     /// A record of the slab that describes no block.
     Vacant,
 }
@@ -29,7 +31,7 @@ pub(crate) struct Block {
     pub(crate) offset: u32,
     /// Size in granules.
     pub(crate) units: u32,
-    /// The segment's index in the heap (30 bits) and the state (2 bits).
+    /// The segment's index in the heap (29 bits) and the state (3 bits).
     segment_state: u32,
     /// The block before it in the segment, or [`NONE`].
     pub(crate) prev: BlockIndex,
@@ -40,14 +42,14 @@ pub(crate) struct Block {
     c: u32,
 }
 
-const STATE_SHIFT: u32 = 30;
+const STATE_SHIFT: u32 = 29;
 const SEGMENT_MASK: u32 = (1 << STATE_SHIFT) - 1;
 
 impl Block {
     const VACANT: Block = Block {
         offset: 0,
         units: 0,
-        segment_state: 3 << STATE_SHIFT,
+        segment_state: 4 << STATE_SHIFT,
         prev: 0,
         next: 0,
         a: 0,
@@ -74,6 +76,7 @@ impl Block {
             0 => State::Free,
             1 => State::Used,
             2 => State::Pending,
+            3 => State::Parked,
             _ => State::Vacant,
         }
     }
@@ -104,7 +107,13 @@ impl Block {
         self.segment_state = self.segment_state & SEGMENT_MASK | 2 << STATE_SHIFT;
     }
 
-    /// Used or pending to free, in no bin yet.
+    /// Used to parked.
+    #[inline]
+    pub(crate) fn set_parked(&mut self) {
+        self.segment_state = self.segment_state & SEGMENT_MASK | 3 << STATE_SHIFT;
+    }
+
+    /// Used, pending or parked to free, in no bin yet.
     #[inline]
     pub(crate) fn set_free(&mut self) {
         self.segment_state &= SEGMENT_MASK;

@@ -69,7 +69,7 @@ impl Policy {
     /// The rule is torch's: with d divisions for this size and a size above d granules, the
     /// interval between two powers of two has d steps and the size goes to the next; exact powers
     /// stay.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fit(&self, size: u64, align: u64) -> Fit {
         let mut rounded = round_up(size, GRANULE);
         if let Some(config) = &self.roundup

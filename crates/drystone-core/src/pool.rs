@@ -76,7 +76,7 @@ impl StreamTable {
         (stream.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) as usize
     }
 
-    #[inline]
+    #[inline(always)]
     fn get(&self, stream: StreamId) -> Option<&Held> {
         let first = Self::slot_of(stream);
         match self.slots[first % SLOTS].get() {
@@ -115,7 +115,7 @@ impl Pool {
     }
 
     /// The heap of a stream, if it has one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn heap(&self, stream: StreamId) -> Option<&Held> {
         self.heaps.get(stream)
     }

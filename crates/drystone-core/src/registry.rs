@@ -33,7 +33,7 @@ impl Registry {
     }
 
     /// The heap of this id, if one was ever made.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, id: u32) -> Option<&Arc<Heap>> {
         self.chunks.get(id as usize / CHUNK)?.get()?[id as usize % CHUNK].get()
     }

@@ -60,7 +60,7 @@ impl AddressTable {
     }
 
     /// The place of the segment around `address`, if there is one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&self, address: u64) -> Option<Place> {
         let page = (address >> PAGE_SHIFT) as usize;
         let leaf = self.root.get(page >> LEAF_BITS)?.get()?;

@@ -23,7 +23,7 @@ impl<D: Driver> Allocator<D> {
             let mut reserved = 0;
             for (pool, heap) in device.totals.heaps() {
                 heap.check()?;
-                let core = heap.lock();
+                let mut core = heap.lock();
                 if core.key.is_none_or(|key| key.device != device.id || key.pool != pool) {
                     return Err(format!("heap {} is counted for {pool} but is not its", heap.id));
                 }

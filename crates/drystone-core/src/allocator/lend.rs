@@ -105,12 +105,12 @@ impl<D: Driver> Allocator<D> {
         let fit = quest.fit;
         let mut offers = Vec::new();
         for heap in self.lenders(quest, true) {
-            let core = heap.lock();
-            let Some(ticker) = core.ticker() else { continue };
+            let mut core = heap.lock();
+            let Some(ticker) = core.ticker().cloned() else { continue };
             for segment in core.idle_segments() {
                 let units = (segment.bytes >> crate::units::GRANULE_SHIFT) as u32;
                 if segment.kind == fit.kind && segment.bytes <= most && fit.accepts(units) {
-                    let (heap, ticker) = (Arc::clone(&heap), Arc::clone(ticker));
+                    let (heap, ticker) = (Arc::clone(&heap), Arc::clone(&ticker));
                     offers.push(Offer { heap, ticker, segment });
                 }
             }
@@ -136,7 +136,7 @@ impl<D: Driver> Allocator<D> {
 
     /// Enters a segment that another heap has let go, and hands a block of it out.
     fn attach(&self, quest: &Quest<'_>, from: &Heap, segment: Segment) -> Result<u64, NoSegment> {
-        let Quest { device, pool, ref heap, term, fit, .. } = *quest;
+        let Quest { device, ref heap, term, fit, .. } = *quest;
         let mut core = heap.lock();
         if !core.is_term(term) {
             drop(core);
@@ -145,7 +145,7 @@ impl<D: Driver> Allocator<D> {
         }
         let block = self.enter(heap, &mut core, segment);
         let handed = heap.hand_out(&mut core, block, fit);
-        device.totals.sum_up(heap, pool.id, &mut core.thresholds);
+        device.totals.sum_up(heap, &mut core.thresholds);
         self.note_allocation(device, &core, handed, fit);
         drop(core);
         from.lock().came_to_rest();
@@ -158,12 +158,12 @@ impl<D: Driver> Allocator<D> {
         let borrower = device.tickers.of(request.stream);
         for heap in self.lenders(quest, false) {
             let mut core = heap.lock();
-            let (Some(key), Some(lender)) = (core.key, core.ticker().cloned()) else { continue };
+            let Some(lender) = core.ticker().cloned() else { continue };
             let Some(index) = core.find(fit) else { continue };
             let handed = heap.hand_out(&mut core, index, fit);
             // Until this stream waits, only this thread knows the address.
             core.add_use(handed.index, Arc::clone(&borrower));
-            device.totals.after(&heap, key.pool, &mut core.thresholds, fit.kind);
+            device.totals.after_allocation(&heap, &mut core.thresholds, fit.kind);
             drop(core);
             if let Err(error) = self.wait_on_gpu(quest, &lender) {
                 tracing::warn!(%error, "{} cannot wait", request.stream);

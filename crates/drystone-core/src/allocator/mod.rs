@@ -127,12 +127,16 @@ impl<D: Driver> Allocator<D> {
         device: DeviceId,
         stream: StreamId,
     ) -> Result<u64, AllocError> {
-        self.allocate_request(Request { size, align: GRANULE, device, stream })
+        self.serve(Request { size, align: GRANULE, device, stream })
     }
 
     /// Hands out memory as the request says: the address.
-    #[inline]
     pub fn allocate_request(&self, request: Request) -> Result<u64, AllocError> {
+        self.serve(request)
+    }
+
+    #[inline(always)]
+    fn serve(&self, request: Request) -> Result<u64, AllocError> {
         let device = self.device(request.device)?;
         if !request.align.is_power_of_two() || request.align > MAX_ALIGN {
             return Err(AllocError::BadAlignment { align: request.align });
@@ -157,11 +161,10 @@ impl<D: Driver> Allocator<D> {
             if core.is_term(*term)
                 && let Some(handed) = heap.allocate(&mut core, &fit)
             {
-                device.totals.after(heap, pool.id, &mut core.thresholds, fit.kind);
-                let look = core.has_pending() && core.looks_at_pending();
+                device.totals.after_allocation(heap, &mut core.thresholds, fit.kind);
                 self.note_allocation(device, &core, handed, &fit);
-                drop(core);
-                if look {
+                if core.has_pending() && core.looks_at_pending() {
+                    drop(core);
                     self.settle(device, heap);
                 }
                 return Ok(handed.address);
@@ -200,24 +203,27 @@ impl<D: Driver> Allocator<D> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn free_if(
         &self,
         pointer: u64,
-        agree: impl Fn(&HeapCore, HeapKey, Located) -> Result<(), PointerError>,
+        agree: impl Fn(&HeapCore, &HeapKey, Located) -> Result<(), PointerError>,
     ) -> Result<(), PointerError> {
         if pointer == 0 {
             return Ok(());
         }
-        self.with_block(pointer, |heap, core, key, block| {
+        self.with_block(pointer, |heap, core, block| {
+            let key = core.key();
             agree(core, key, block)?;
             let device = &self.devices[key.device.0 as usize];
-            self.note_free(device, key, pointer, block);
-            let given = heap.give(core, block);
-            if given == Given::Free && self.history.is_on() {
-                self.note(Action::FreeCompleted, key, pointer, block.requested);
+            if self.takes_notes() {
+                self.write_down(Action::FreeRequested, device, core, pointer, &block);
             }
-            device.totals.after(heap, key.pool, &mut core.thresholds, block.kind);
+            let given = heap.give(core, block);
+            if self.takes_notes() && given == Given::Free {
+                self.write_down(Action::FreeCompleted, device, core, pointer, &block);
+            }
+            device.totals.after_free(heap, &mut core.thresholds, block.kind);
             Ok(())
         })
     }
@@ -228,7 +234,8 @@ impl<D: Driver> Allocator<D> {
         if pointer == 0 {
             return Ok(());
         }
-        self.with_block(pointer, |_, core, key, block| {
+        self.with_block(pointer, |_, core, block| {
+            let key = core.key();
             if key.stream != stream {
                 let ticker = self.devices[key.device.0 as usize].tickers.of(stream);
                 core.add_use(block.index, ticker);
@@ -237,24 +244,28 @@ impl<D: Driver> Allocator<D> {
         })
     }
 
-    /// Does something with the used block that starts at `pointer`, under its heap's lock.
-    #[inline]
+    /// Does something with the used block that starts at `pointer`, under its heap's lock. The
+    /// heap has a key then, since it holds a segment.
+    #[inline(always)]
     fn with_block<T>(
         &self,
         pointer: u64,
-        run: impl FnOnce(&Heap, &mut HeapCore, HeapKey, Located) -> Result<T, PointerError>,
+        run: impl FnOnce(&Heap, &mut HeapCore, Located) -> Result<T, PointerError>,
     ) -> Result<T, PointerError> {
+        let mut place = self.table.find(pointer).ok_or(PointerError::Foreign { pointer })?;
         loop {
-            let place = self.table.find(pointer).ok_or(PointerError::Foreign { pointer })?;
             let heap = self.heaps.get(place.heap).ok_or(PointerError::Foreign { pointer })?;
             let mut core = heap.lock();
-            // The segment may have gone to another heap, or to the driver, before the lock was
-            // held; the table is changed under the lock, so an unchanged answer can be relied on.
-            match (core.locate(place, pointer), core.key) {
-                (Some(found), Some(key)) if self.table.find(pointer) == Some(place) => {
-                    return run(heap, &mut core, key, found?);
-                }
-                _ => {}
+            // A segment around the pointer is the pointer's, whatever happened since the table
+            // was asked: segments do not overlap.
+            if let Some(found) = core.locate(place, pointer) {
+                return run(heap, &mut core, found?);
+            }
+            // The table changes under the heap's lock: if it still says the same, the pointer is
+            // on a page that the segment has only a part of.
+            match self.table.find(pointer) {
+                Some(other) if other != place => place = other,
+                _ => return Err(PointerError::Foreign { pointer }),
             }
         }
     }
@@ -275,32 +286,46 @@ impl<D: Driver> Allocator<D> {
         })
     }
 
-    /// What else is to be written down about a block that was handed out.
-    #[inline]
-    fn note_allocation(&self, device: &Device, core: &HeapCore, handed: Handed, fit: &Fit) {
-        if self.policy.max_split_size.is_some() && self.is_oversize(handed.bytes) {
-            device.counters.oversize_allocations.up();
-        }
-        if self.history.is_on()
-            && let Some(key) = core.key
-        {
-            self.note(Action::Alloc, key, handed.address, fit.requested);
-        }
+    /// Whether operations on blocks are to be written down.
+    #[inline(always)]
+    fn takes_notes(&self) -> bool {
+        self.history.is_on() | self.policy.max_split_size.is_some()
     }
 
-    /// What else is to be written down about a block that comes back.
-    #[inline]
-    fn note_free(&self, device: &Device, key: HeapKey, address: u64, block: Located) {
-        if self.policy.max_split_size.is_some() && self.is_oversize(block.bytes) {
-            device.counters.oversize_allocations.down();
-        }
-        if self.history.is_on() {
-            self.note(Action::FreeRequested, key, address, block.requested);
+    /// Writes down that a block was handed out.
+    #[inline(always)]
+    fn note_allocation(&self, device: &Device, core: &HeapCore, handed: Handed, fit: &Fit) {
+        if self.takes_notes() {
+            let Handed { index, address, bytes } = handed;
+            let block = Located { index, kind: fit.kind, bytes, requested: fit.requested };
+            self.write_down(Action::Alloc, device, core, address, &block);
         }
     }
 
     #[cold]
-    fn note(&self, action: Action, key: HeapKey, address: u64, size: u64) {
+    fn write_down(
+        &self,
+        action: Action,
+        device: &Device,
+        core: &HeapCore,
+        address: u64,
+        block: &Located,
+    ) {
+        if self.is_oversize(block.bytes) {
+            let stat = &device.counters.oversize_allocations;
+            match action {
+                Action::Alloc => stat.up(),
+                Action::FreeRequested => stat.down(),
+                _ => {}
+            }
+        }
+        if self.history.is_on() {
+            self.note(action, core.key(), address, block.requested);
+        }
+    }
+
+    #[cold]
+    fn note(&self, action: Action, key: &HeapKey, address: u64, size: u64) {
         self.history.push(HistoryEvent {
             time_ns: self.driver.now_ns(),
             action,

@@ -127,7 +127,7 @@ impl<D: Driver> Allocator<D> {
         if self.history.is_on()
             && let Some(key) = key
         {
-            self.note(Action::SegmentFree, key, segment.base, segment.bytes());
+            self.note(Action::SegmentFree, &key, segment.base, segment.bytes());
         }
     }
 

@@ -140,7 +140,7 @@ impl<D: Driver> Allocator<D> {
             for device in &self.devices {
                 let (pool, stream) = (PoolId::DEFAULT, StreamId(0));
                 let key = HeapKey { device: device.id, pool, stream };
-                self.note(Action::Snapshot, key, 0, 0);
+                self.note(Action::Snapshot, &key, 0, 0);
             }
         }
         segments
@@ -149,14 +149,14 @@ impl<D: Driver> Allocator<D> {
     fn segments_of(&self, device: &Device) -> Vec<SegmentInfo> {
         let mut segments = Vec::new();
         for (_, heap) in device.totals.heaps() {
-            let core = heap.lock();
+            let mut core = heap.lock();
             let Some(HeapKey { device, pool, stream }) = core.key else { continue };
             core.for_each_segment(|segment, blocks| {
                 let blocks = blocks.map(|(address, block)| {
                     let (state, requested) = match block.state() {
                         State::Used => (BlockState::ActiveAllocated, block.requested()),
                         State::Pending => (BlockState::ActivePendingFree, block.requested()),
-                        State::Free | State::Vacant => (BlockState::Inactive, 0),
+                        State::Free | State::Parked | State::Vacant => (BlockState::Inactive, 0),
                     };
                     BlockInfo { address, size: block.bytes(), requested, state }
                 });
@@ -177,7 +177,7 @@ impl<D: Driver> Allocator<D> {
     /// The block that is live at `pointer`: its address and size. The pointer must be the block's
     /// own.
     pub fn block_info(&self, pointer: u64) -> Result<BlockInfo, PointerError> {
-        self.with_block(pointer, |_, _, _, block| {
+        self.with_block(pointer, |_, _, block| {
             Ok(BlockInfo {
                 address: pointer,
                 size: block.bytes,

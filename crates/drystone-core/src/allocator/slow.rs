@@ -82,7 +82,7 @@ impl<D: Driver> Allocator<D> {
                     if self.history.is_on() {
                         let key =
                             HeapKey { device: device.id, pool: pool.id, stream: request.stream };
-                        self.note(Action::Oom, key, error.device_free, error.asked);
+                        self.note(Action::Oom, &key, error.device_free, error.asked);
                     }
                     return Err(AllocError::OutOfMemory(Box::new(error)));
                 }
@@ -145,7 +145,7 @@ impl<D: Driver> Allocator<D> {
 
     /// A free block of the heap itself.
     fn take_cached(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
-        let Quest { device, pool, ref heap, term, fit, .. } = *quest;
+        let Quest { device, ref heap, term, fit, .. } = *quest;
         let mut core = heap.lock();
         if !core.is_term(term) {
             return Err(NoSegment::Retired);
@@ -153,7 +153,7 @@ impl<D: Driver> Allocator<D> {
         let Some(handed) = heap.allocate(&mut core, fit) else {
             return Ok(None);
         };
-        device.totals.after(heap, pool.id, &mut core.thresholds, fit.kind);
+        device.totals.after_allocation(heap, &mut core.thresholds, fit.kind);
         self.note_allocation(device, &core, handed, fit);
         Ok(Some(handed.address))
     }
@@ -205,7 +205,7 @@ impl<D: Driver> Allocator<D> {
 
     /// Enters a segment that is nobody's into the heap, and hands a block of it out.
     fn settle_segment(&self, quest: &Quest<'_>, segment: Segment) -> Result<u64, NoSegment> {
-        let Quest { device, pool, ref heap, term, fit, .. } = *quest;
+        let Quest { device, ref heap, term, fit, .. } = *quest;
         let mut core = heap.lock();
         if !core.is_term(term) {
             drop(core);
@@ -215,12 +215,12 @@ impl<D: Driver> Allocator<D> {
         let (base, bytes) = (segment.base, segment.bytes());
         let block = self.enter(heap, &mut core, segment);
         if self.history.is_on()
-            && let Some(key) = core.key
+            && let Some(key) = &core.key
         {
             self.note(Action::SegmentAlloc, key, base, bytes);
         }
         let handed = heap.hand_out(&mut core, block, fit);
-        device.totals.sum_up(heap, pool.id, &mut core.thresholds);
+        device.totals.sum_up(heap, &mut core.thresholds);
         self.note_allocation(device, &core, handed, fit);
         Ok(handed.address)
     }
@@ -261,11 +261,11 @@ impl<D: Driver> Allocator<D> {
         let note = self.history.is_on();
         heap.settle_pending(&mut core, |address, requested| {
             if note {
-                self.note(Action::FreeCompleted, key, address, requested);
+                self.note(Action::FreeCompleted, &key, address, requested);
             }
         });
         for kind in Kind::ALL {
-            device.totals.after(heap, key.pool, &mut core.thresholds, kind);
+            device.totals.after_free(heap, &mut core.thresholds, kind);
         }
     }
 

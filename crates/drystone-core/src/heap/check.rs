@@ -9,7 +9,9 @@ use crate::units::Kind;
 impl Heap {
     /// Checks blocks, bins, segments and counters against each other.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let core = self.lock();
+        let mut core = self.lock();
+        // What was counted with the parked blocks must be what there is without them.
+        core.unpark_all();
         let inner = core.check(self);
         inner.map_err(|what| format!("heap {} ({:?}): {what}", self.id, core.key))
     }
@@ -113,7 +115,7 @@ impl HeapCore {
                         return here("is smaller than what was asked for", index);
                     }
                 }
-                State::Vacant => return here("is vacant", index),
+                State::Parked | State::Vacant => return here("is in no known state", index),
             }
             (before, end) = (index, block.end());
         }

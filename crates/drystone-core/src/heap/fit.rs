@@ -67,7 +67,8 @@ impl HeapCore {
     /// The best fitting free block. Only the smallest that is large enough is considered, as in
     /// torch: if the rules refuse it, larger ones would be refused too.
     #[inline]
-    pub(crate) fn find(&self, fit: &Fit) -> Option<BlockIndex> {
+    pub(crate) fn find(&mut self, fit: &Fit) -> Option<BlockIndex> {
+        self.unpark(fit.kind);
         let index =
             self.bins[fit.kind as usize].best_fit(self.blocks.as_slice(), fit.units_to_find())?;
         fit.accepts(self.blocks[index].units).then_some(index)
@@ -96,6 +97,14 @@ impl HeapCore {
         }
         self.blocks[index].set_used(fit.requested);
         (index, address)
+    }
+
+    /// Makes a free block that is in no bin a used one as it is: its address.
+    #[inline(always)]
+    pub(super) fn reuse(&mut self, index: BlockIndex, requested: u64) -> u64 {
+        self.tick += 1;
+        self.blocks[index].set_used(requested);
+        self.address_of(index)
     }
 
     /// Cuts a free block that is in no bin after `units`; gives the part behind, in no bin.

@@ -32,8 +32,9 @@ pub(crate) enum Given {
 
 impl HeapCore {
     /// The used block that starts at `pointer`, in the segment that the address table named; none
-    /// if the segment is not there any more and the table is to be asked again.
-    #[inline]
+    /// if that segment is not around the pointer: not any more, or the table's page is only partly
+    /// its own.
+    #[inline(always)]
     pub(crate) fn locate(
         &self,
         place: Place,
@@ -42,8 +43,7 @@ impl HeapCore {
         let segment = self.segments.get(place.segment as usize)?.as_ref()?;
         let offset = pointer.wrapping_sub(segment.base);
         if offset >= segment.bytes() {
-            // The page belongs to this segment only in part.
-            return Some(Err(PointerError::Foreign { pointer }));
+            return None;
         }
         let granule = (offset >> GRANULE_SHIFT) as u32;
         let mut index = segment.first_near(granule);
@@ -120,7 +120,7 @@ impl HeapCore {
         }
     }
 
-    /// Makes a used or pending block a free one, merged with its free neighbours.
+    /// Makes a used, pending or parked block a free one, merged with its free neighbours.
     #[inline]
     pub(super) fn make_free(&mut self, index: BlockIndex, kind: Kind) {
         let mut index = index;
@@ -156,14 +156,14 @@ impl HeapCore {
 
 impl Heap {
     /// Gives a used block back, counted: free at once, or pending if streams are recorded on it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn give(&self, core: &mut HeapCore, block: Located) -> Given {
         if core.blocks[block.index].uses() != 0 {
             core.make_pending(block);
             self.counters.of(block.kind).became_pending(block.bytes);
             return Given::Pending;
         }
-        core.make_free(block.index, block.kind);
+        core.park(block.index, block.kind);
         self.counters.of(block.kind).freed(block.bytes, block.requested, core.split_of(block.kind));
         Given::Free
     }

@@ -69,6 +69,7 @@ impl Heap {
     /// Frees every pending block whose streams are known to have passed, counted; tells `note` the
     /// address and the bytes asked for of each.
     pub(crate) fn settle_pending(&self, core: &mut HeapCore, note: impl Fn(u64, u64)) {
+        core.unpark_all();
         let mut at = 0;
         while at < core.pending.len() {
             let pending = &core.pending[at];

@@ -118,9 +118,10 @@ impl HeapCore {
 
     /// Shows every segment, with its blocks and their addresses in order.
     pub(crate) fn for_each_segment<'a>(
-        &'a self,
+        &'a mut self,
         mut show: impl FnMut(&Segment, &mut dyn Iterator<Item = (u64, &'a Block)>),
     ) {
+        self.unpark_all();
         for segment in self.segments.iter().flatten() {
             let mut blocks = self.blocks_of(segment).map(|index| {
                 let block = &self.blocks[index];
@@ -163,7 +164,8 @@ impl HeapCore {
     }
 
     /// The segments that are one free block.
-    pub(crate) fn idle_segments(&self) -> Vec<IdleSegment> {
+    pub(crate) fn idle_segments(&mut self) -> Vec<IdleSegment> {
+        self.unpark_all();
         if self.idle == 0 {
             return Vec::new();
         }

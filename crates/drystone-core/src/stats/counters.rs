@@ -49,7 +49,7 @@ impl Flow {
         self.freed.add(by);
     }
     /// Follows a quantity that is kept elsewhere.
-    #[inline]
+    #[inline(always)]
     fn follow(&self, now: u64) {
         let before = self.current.get();
         if now < before {
@@ -70,7 +70,7 @@ pub(crate) struct Split {
 const BLOCKS: usize = 0;
 const BYTES: usize = 1;
 const REQUESTED: usize = 2;
-const SPLIT_BLOCKS: usize = 3;
+pub(crate) const SPLIT_BLOCKS: usize = 3;
 const SPLIT_BYTES: usize = 4;
 
 /// What those are now, or may become.
@@ -88,7 +88,7 @@ pub(crate) struct Counters {
 
 impl Counters {
     /// A block was handed out.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn allocated(&self, bytes: u64, requested: u64, split: Split) {
         self.hot[BLOCKS].up(1);
         self.hot[BYTES].up(bytes);
@@ -97,7 +97,7 @@ impl Counters {
     }
 
     /// A block came back and is reusable.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn freed(&self, bytes: u64, requested: u64, split: Split) {
         self.hot[BLOCKS].down(1);
         self.hot[BYTES].down(bytes);
@@ -121,7 +121,7 @@ impl Counters {
         self.follow_split(split);
     }
 
-    #[inline]
+    #[inline(always)]
     fn follow_split(&self, split: Split) {
         self.hot[SPLIT_BLOCKS].follow(split.blocks);
         self.hot[SPLIT_BYTES].follow(split.bytes);
@@ -129,7 +129,7 @@ impl Counters {
 
     /// The quantities that change without a driver call. Active blocks are not among them: they
     /// are the blocks here as long as none is pending.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hot(&self) -> Hot {
         std::array::from_fn(|i| self.hot[i].current.get())
     }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::counters::{Hot, Values};
+use super::counters::{Hot, SPLIT_BLOCKS, Values};
 use super::{MemoryStats, Metric, Stat};
 use crate::heap::Heap;
 use crate::pool::PoolId;
@@ -37,11 +37,20 @@ const MOVED: [&[Metric]; 5] = [
 ];
 
 /// What a heap's hot quantities may reach before a peak is passed. Kept under the heap's lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Thresholds {
+    /// The pool that the heap serves.
+    pool: PoolId,
     kinds: [Hot; 2],
     all: Hot,
     guest: u32,
+}
+
+impl Thresholds {
+    /// Thresholds that are passed at once, for a heap that serves this pool.
+    pub(crate) fn new(pool: PoolId) -> Self {
+        Thresholds { pool, kinds: [[0; 5]; 2], all: [0; 5], guest: 0 }
+    }
 }
 
 /// By small, large, and both together.
@@ -118,40 +127,54 @@ impl Totals {
         self.heaps.read().clone()
     }
 
-    /// After an operation of `heap`, under its lock: raises the peaks that it passed.
-    #[inline]
-    pub(crate) fn after(&self, heap: &Heap, pool: PoolId, limits: &mut Thresholds, kind: Kind) {
+    /// After an allocation of `heap`, under its lock: raises the peaks that it passed.
+    #[inline(always)]
+    pub(crate) fn after_allocation(&self, heap: &Heap, limits: &mut Thresholds, kind: Kind) {
+        self.after::<0>(heap, limits, kind);
+    }
+
+    /// After a free of `heap`, under its lock: likewise. Only split blocks can have become more.
+    #[inline(always)]
+    pub(crate) fn after_free(&self, heap: &Heap, limits: &mut Thresholds, kind: Kind) {
+        self.after::<SPLIT_BLOCKS>(heap, limits, kind);
+    }
+
+    /// Looks at the hot quantities from `FIRST` on.
+    #[inline(always)]
+    fn after<const FIRST: usize>(&self, heap: &Heap, limits: &mut Thresholds, kind: Kind) {
         if self.lease.load(Relaxed) >> 32 != u64::from(heap.id) {
-            return self.without_lease(heap, pool, limits, kind);
+            return self.without_lease(heap, limits, kind);
         }
         let (this, other) = (heap.counters.of(kind), heap.counters.of(other(kind)));
         let (now, beside) = (this.hot(), other.hot());
         // A quantity has passed its threshold if the difference is negative: one sign bit for all.
         let mut signs = 0;
-        for i in 0..now.len() {
+        for i in FIRST..now.len() {
             signs |= limits.kinds[kind as usize][i].wrapping_sub(now[i]);
             signs |= limits.all[i].wrapping_sub(now[i].wrapping_add(beside[i]));
         }
-        if (signs as i64) < 0 || this.has_pending() || other.has_pending() {
-            self.sum_up(heap, pool, limits);
+        let pending = FIRST == 0 && (this.has_pending() | other.has_pending());
+        if (signs as i64) < 0 || pending {
+            self.sum_up(heap, limits);
         }
     }
 
     #[cold]
-    fn without_lease(&self, heap: &Heap, pool: PoolId, limits: &mut Thresholds, kind: Kind) {
+    fn without_lease(&self, heap: &Heap, limits: &mut Thresholds, kind: Kind) {
         let holder = self.lease.load(Relaxed);
         let contended = holder != NOBODY && holder & 0xffff_ffff != thread_number();
         if contended && kind == Kind::Small && limits.guest < GUEST_OPERATIONS {
             limits.guest += 1;
         } else {
-            self.sum_up(heap, pool, limits);
+            self.sum_up(heap, limits);
         }
     }
 
     /// Takes the lease, raises the peaks to the present sums, and sets the thresholds. Under the
     /// heap's lock.
     #[cold]
-    pub(crate) fn sum_up(&self, heap: &Heap, pool: PoolId, limits: &mut Thresholds) {
+    pub(crate) fn sum_up(&self, heap: &Heap, limits: &mut Thresholds) {
+        let pool = limits.pool;
         limits.guest = 0;
         let mut scopes = self.scopes.lock();
         self.lease.store(u64::from(heap.id) << 32 | thread_number(), Relaxed);
