@@ -8,13 +8,13 @@ const STYLE: &str = "\
 svg{font:13px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif}\
 .paper{fill:#fff}.ink{fill:#1f2328}.dim{fill:#59636e}.title{font-size:17px;font-weight:600}\
 .grid{stroke:#d8dee4}.axis{stroke:#818b98}.grid,.axis{fill:none;shape-rendering:crispEdges}\
-.live{fill:#b6c8d9}.curve{fill:none;stroke-width:2;stroke-linejoin:round}\
+.live{fill:#b6c8d9;stroke:#9fb6ca;stroke-width:.8}.curve{fill:none;stroke-width:2;stroke-linejoin:round}\
 .recorded{stroke:#6e7781;stroke-width:1.6;stroke-dasharray:5 3}\
 .c0{stroke:#d1570c}.c1{stroke:#1f77c9}.c2{stroke:#0f9d6b}.c3{stroke:#b5539c}\
 .c4{stroke:#b8860b}.c5{stroke:#3aa0b8}.c6{stroke:#7a5fd0}.c7{stroke:#c7384f}\
 @media(prefers-color-scheme:dark){\
 .paper{fill:#12161c}.ink{fill:#e6edf3}.dim{fill:#9aa4af}\
-.grid{stroke:#2b323b}.axis{stroke:#6b7581}.live{fill:#36506a}.recorded{stroke:#a2abb5}\
+.grid{stroke:#2b323b}.axis{stroke:#6b7581}.live{fill:#36506a;stroke:#466787}.recorded{stroke:#a2abb5}\
 .c0{stroke:#ff8a3d}.c1{stroke:#5aa9f0}.c2{stroke:#3ecf9a}.c3{stroke:#dd85c8}\
 .c4{stroke:#e0b040}.c5{stroke:#6cc9de}.c6{stroke:#a892f0}.c7{stroke:#f0758a}}";
 

@@ -1,0 +1,154 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use drystone_lab::{CostModel, PolicySpec};
+
+use crate::values::{self, DeviceName};
+
+const TRACES: &str = "\
+Traces:
+  A trace is a memory snapshot of PyTorch, or a CSV with the columns t_us,op,id,size,stream; each as
+  it is or compressed with xz or zstd. To record one, in the program that is to be studied:
+    torch.cuda.memory._record_memory_history(max_entries=1_000_000)
+    ...
+    torch.cuda.memory._dump_snapshot(\"run.pickle\")";
+
+const EXIT: &str = "\
+Exit codes:
+  0  done
+  1  something failed: a trace could not be read, a policy ran out of memory, no such GPU
+  2  wrong usage
+
+Environment:
+  DRYSTONE_LOG  what is logged to stderr: error, warn (default), info, debug, trace";
+
+const TOP: &str = "\
+Examples:
+  drystone                                        compare on a trace that drystone carries
+  drystone compare run.pickle                     all policies: a table, and a picture
+  drystone replay run.pickle --json               one line of figures for each policy
+  drystone replay run.pickle --capacity 12GiB     would it fit?";
+
+const REPLAY: &str = "\
+Examples:
+  drystone replay run.pickle
+  drystone replay a.csv.xz b.csv.xz --policy drystone-malloc --json
+  drystone replay run.pickle --policy drystone-malloc:cross_stream=off,limit=12GiB
+  drystone replay run.pickle --capacity 12GiB --host-lead 2ms
+  drystone replay run.pickle --device cuda:0";
+
+const COMPARE: &str = "\
+Examples:
+  drystone compare run.pickle
+  drystone compare run.pickle --svg run.svg --capacity 24GiB
+  drystone compare run.pickle --policy drystone-malloc --policy drystone-malloc:cross_stream=off";
+
+/// What an allocation policy would have reserved: replays recorded allocation traces through
+/// policies, on a simulated GPU or a real one.
+///
+/// Without a command: `compare`, on a real trace that drystone carries.
+#[derive(Debug, Parser)]
+#[command(name = "drystone", version, max_term_width = 100)]
+#[command(after_help = TOP, after_long_help = format!("{TOP}\n\n{TRACES}\n\n{EXIT}"))]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Replay traces through policies and print the figures
+    #[command(after_help = REPLAY, after_long_help = format!("{REPLAY}\n\n{TRACES}\n\n{EXIT}"))]
+    Replay(ReplayArgs),
+    /// Compare policies on a trace: a table, and a picture of memory over time
+    #[command(after_help = COMPARE, after_long_help = format!("{COMPARE}\n\n{TRACES}\n\n{EXIT}"))]
+    Compare(CompareArgs),
+    /// List the policies and their options
+    Policies,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The traces: PyTorch memory snapshots, or CSV
+    #[arg(required = true, value_name = "TRACE")]
+    pub(crate) traces: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// The traces: PyTorch memory snapshots, or CSV [default: one that drystone carries]
+    #[arg(value_name = "TRACE")]
+    pub(crate) traces: Vec<PathBuf>,
+
+    /// Where the picture is written
+    #[arg(long, value_name = "PATH", default_value = "drystone-compare.svg")]
+    pub(crate) svg: PathBuf,
+
+    /// Write no picture
+    #[arg(long, conflicts_with = "svg")]
+    pub(crate) no_svg: bool,
+
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+/// What `replay` and `compare` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// A policy, with options as in NAME:key=value,key=value; may be given several times [default:
+    /// all, see `drystone policies`]
+    #[arg(long = "policy", value_name = "NAME[:key=value,…]", value_parser = values::policy)]
+    pub(crate) policies: Vec<PolicySpec>,
+
+    /// The device's memory, as in 12GiB, 512MiB or 1.5GB [default: 80GiB simulated, all of a real
+    /// device]
+    #[arg(long, value_name = "SIZE", value_parser = values::capacity)]
+    pub(crate) capacity: Option<u64>,
+
+    /// How long after its submission work is done on the simulated device, as in 500us, 5ms or 1s
+    #[arg(long, value_name = "TIME", default_value = "5ms", value_parser = values::duration_ns)]
+    pub(crate) host_lead: u64,
+
+    /// The device: `sim`, or a real one as in `cuda:0`, which takes no account of the trace's times
+    #[arg(long, value_name = "sim|cuda:N", default_value = "sim", value_parser = values::device)]
+    pub(crate) device: DeviceName,
+
+    /// What calls cost on the simulated device: as measured while it was busy, or idle
+    #[arg(long, value_enum, default_value = "busy")]
+    pub(crate) costs: CostsName,
+
+    /// Print one JSON object a line for each trace and policy, and nothing else, to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CostsName {
+    Busy,
+    Idle,
+}
+
+impl From<CostsName> for CostModel {
+    fn from(name: CostsName) -> CostModel {
+        match name {
+            CostsName::Busy => CostModel::Busy,
+            CostsName::Idle => CostModel::Idle,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

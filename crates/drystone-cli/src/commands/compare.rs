@@ -1,0 +1,66 @@
+//! `drystone compare`: all policies on a trace, as a table and as a picture.
+
+use std::fs;
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use drystone_lab::{Panel, picture};
+
+use super::tell;
+use crate::args::{Cli, Command, CompareArgs};
+use crate::device::Device;
+use crate::load::Source;
+use crate::output::Outcome;
+use crate::play::{Played, play};
+
+const NEXT: &str = "\
+Shown: a real run that drystone carries (a BiLSTM tagger over reviews, recorded on an H100), through
+every policy. \"As recorded\" is PyTorch's own allocator in that run. Next:
+  drystone compare run.pickle                    the same for a memory snapshot of yours
+  drystone replay run.pickle --capacity 12GiB    would it fit?
+  drystone --help                                how to record one, and all else";
+
+/// `compare` on the carried trace, for those who just start the program.
+pub(crate) fn demo(out: &mut dyn Write) -> Result<Outcome> {
+    let Some(Command::Compare(args)) = Cli::parse_from(["drystone", "compare"]).command else {
+        unreachable!("compare is compare");
+    };
+    let outcome = compare(&args, out)?;
+    writeln!(out, "\n{NEXT}")?;
+    Ok(outcome)
+}
+
+pub(crate) fn compare(args: &CompareArgs, out: &mut dyn Write) -> Result<Outcome> {
+    let device = Device::open(&args.options)?;
+    let json = args.options.json;
+    let mut all = Vec::new();
+    let outcome = play(&Source::of(&args.traces), &args.options, &device, |mut played| {
+        tell(&played, json, out)?;
+        // The picture does not need the events, of which there may be millions.
+        played.trace.events = Vec::new();
+        all.push(played);
+        Ok(())
+    })?;
+    if !json {
+        writeln!(out, "On a {}.", device.describe())?;
+    }
+    all.retain(|played: &Played| !played.replays.is_empty());
+    if args.no_svg || all.is_empty() {
+        return Ok(outcome);
+    }
+    let panels: Vec<_> = all
+        .iter()
+        .map(|played| Panel { recording: &played.recording, replays: &played.replays })
+        .collect();
+    let path = args.svg.display();
+    fs::write(&args.svg, picture(&panels))
+        .with_context(|| format!("cannot write the picture {path} (--svg PATH, or --no-svg)"))?;
+    let line = format!("Picture of live and reserved memory over time: {path}");
+    if json {
+        writeln!(io::stderr(), "{line}")?;
+    } else {
+        writeln!(out, "{line}")?;
+    }
+    Ok(outcome)
+}

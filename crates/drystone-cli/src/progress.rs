@@ -1,0 +1,48 @@
+//! A progress bar on stderr, for replays that take long, where somebody is looking.
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// What takes less is not worth a bar.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The progress of one replay. The bar goes away with it.
+pub(crate) struct Progress {
+    started: Instant,
+    label: String,
+    events: usize,
+    watched: bool,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    pub(crate) fn new(label: String, events: usize) -> Self {
+        let watched = io::stderr().is_terminal();
+        Progress { started: Instant::now(), label, events, watched, bar: None }
+    }
+
+    /// That many events are done.
+    pub(crate) fn at(&mut self, done: usize) {
+        if !self.watched || self.started.elapsed() < PATIENCE {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let template = "{msg} {wide_bar} {human_pos} of {human_len} events, {eta} left";
+            let style = ProgressStyle::with_template(template);
+            let bar = ProgressBar::new(self.events as u64).with_message(self.label.clone());
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        bar.set_position(done as u64);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The figures of replays as tables that fit the terminal.
+
+use comfy_table::{
+    CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle,
+};
+use drystone_core::config::format_bytes;
+use drystone_lab::{Metrics, Recording};
+
+use crate::output::columns;
+use crate::play::Played;
+
+/// What a trace is, in a line.
+pub(crate) fn headline(played: &Played) -> String {
+    let Played { trace, recording, replays } = played;
+    let at = replays.first().map(|replay| replay.metrics.peak_live_at_us as f64);
+    let at = at.map(|us| format!(", after {}", time(us))).unwrap_or_default();
+    format!(
+        "{}: {} events in {}; at most {} live{at}",
+        trace.name,
+        grouped(trace.events.len() as u64),
+        time(trace.duration_us() as f64),
+        format_bytes(recording.peak_live),
+    )
+}
+
+/// The columns, most important first: a narrow terminal shows only the first ones.
+const HEADER: [&str; 7] =
+    ["policy", "reserved", "× live", "in driver", "waits", "calls", "ns/event"];
+
+/// A row for each policy, and one for the allocator that was recorded.
+pub(crate) fn figures(played: &Played) -> String {
+    let shown = match columns() {
+        78.. => 7,
+        68.. => 6,
+        58.. => 5,
+        _ => 3,
+    };
+    let mut table = new();
+    table.set_header(&HEADER[..shown]);
+    for replay in &played.replays {
+        table.add_row(&row(&replay.metrics)[..shown]);
+    }
+    table.add_row(&recorded(&played.recording)[..shown]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    table.to_string()
+}
+
+fn row(metrics: &Metrics) -> [String; HEADER.len()] {
+    let mut policy = metrics.policy.clone();
+    if !metrics.options.is_empty() {
+        // Spaces, so that long options are broken between them.
+        policy = format!("{policy}: {}", metrics.options.replace(',', ", "));
+    }
+    if metrics.oom.is_some() {
+        policy += " (out of memory)";
+    }
+    [
+        policy,
+        format_bytes(metrics.peak_reserved_bytes),
+        metrics.ratio.map_or_else(none, |ratio| format!("{ratio:.3}")),
+        time(metrics.driver_us),
+        time(metrics.wait_us),
+        grouped(metrics.driver_calls.values().sum()),
+        format!("{:.0}", metrics.ns_per_event),
+    ]
+}
+
+fn recorded(recording: &Recording) -> [String; HEADER.len()] {
+    let peak = recording.peak_reserved;
+    let ratio = peak.filter(|_| recording.peak_live > 0);
+    let ratio = ratio.map(|peak| format!("{:.3}", peak as f64 / recording.peak_live as f64));
+    [
+        "as recorded".to_owned(),
+        peak.map_or_else(none, format_bytes),
+        ratio.unwrap_or_else(none),
+        none(),
+        none(),
+        none(),
+        none(),
+    ]
+}
+
+fn none() -> String {
+    "–".to_owned()
+}
+
+/// What stands behind `--policy`: names that are never broken, and what they mean.
+pub(crate) fn meanings<'a>(rows: impl Iterator<Item = (&'a str, String)>) -> String {
+    let mut table = new();
+    for (name, meaning) in rows {
+        table.add_row([name, &meaning]);
+    }
+    if let Some(names) = table.column_mut(0) {
+        names.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    table.to_string()
+}
+
+/// Why a policy's replay ended early, in a paragraph; nothing if it did not.
+pub(crate) fn stopped(metrics: &Metrics) -> Option<String> {
+    let oom = metrics.oom.as_ref()?;
+    Some(format!(
+        "{} stopped after {} of the run, at event {}, with {} requested and live:\n  {}",
+        metrics.policy,
+        time(oom.t_us as f64),
+        grouped(oom.at_event),
+        format_bytes(oom.live),
+        oom.message,
+    ))
+}
+
+/// A table without contents, as wide as the terminal at most.
+fn new() -> Table {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new().header_separator(LineStyle::new(' ', '─', '─', ' ')));
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_width(columns());
+    table
+}
+
+/// Microseconds in the unit that fits.
+pub(crate) fn time(us: f64) -> String {
+    match us {
+        _ if us == 0.0 => "0".to_owned(),
+        _ if us < 999.5 => format!("{us:.0} µs"),
+        _ if us < 999_950.0 => format!("{:.1} ms", us / 1e3),
+        _ if us < 600e6 => format!("{:.1} s", us / 1e6),
+        _ => format!("{:.1} min", us / 60e6),
+    }
+}
+
+/// `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        let times = [0.0, 0.4, 999.4, 999.5, 1_500.0, 999_960.0, 6.7e6, 900e6].map(time);
+        let shown = ["0", "0 µs", "999 µs", "1.0 ms", "1.5 ms", "1.0 s", "6.7 s", "15.0 min"];
+        assert_eq!(times, shown);
+    }
+}
