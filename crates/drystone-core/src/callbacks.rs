@@ -21,6 +21,15 @@ pub enum Watermark {
     Fraction(f64),
 }
 
+impl Watermark {
+    fn bytes(self, limit: u64) -> u64 {
+        match self {
+            Watermark::Bytes(bytes) => bytes,
+            Watermark::Fraction(fraction) => (limit as f64 * fraction) as u64,
+        }
+    }
+}
+
 /// What a callback is told when a watermark has been passed upwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pressure {
@@ -63,10 +72,13 @@ impl Callbacks {
         &self,
         device: DeviceId,
         watermark: Watermark,
+        reserved: u64,
+        limit: u64,
         call: PressureFn,
     ) -> CallbackId {
         let id = self.id();
-        let above = Arc::new(AtomicBool::new(false));
+        // Passed before anybody watched: it is told at the next passing.
+        let above = Arc::new(AtomicBool::new(reserved >= watermark.bytes(limit)));
         self.pressure.write().push(Watcher { id, device, watermark, above, call });
         id
     }
@@ -91,10 +103,7 @@ impl Callbacks {
     pub(crate) fn reserved_is(&self, device: DeviceId, reserved: u64, limit: u64) {
         let mut due: Vec<(PressureFn, Pressure)> = Vec::new();
         for watcher in self.pressure.read().iter().filter(|watcher| watcher.device == device) {
-            let watermark = match watcher.watermark {
-                Watermark::Bytes(bytes) => bytes,
-                Watermark::Fraction(fraction) => (limit as f64 * fraction) as u64,
-            };
+            let watermark = watcher.watermark.bytes(limit);
             let above = reserved >= watermark;
             if watcher.above.swap(above, Ordering::AcqRel) != above && above {
                 let pressure = Pressure { device, reserved, watermark, limit };

@@ -164,13 +164,10 @@ impl Device {
     }
 
     /// Holds a pool once more, made on first use.
-    pub(crate) fn retain_pool(&self, id: PoolId, captured: bool) -> Arc<Pool> {
+    pub(crate) fn retain_pool(&self, id: PoolId) -> Arc<Pool> {
         let mut pools = self.private_pools.write();
         let pool = pools.entry(id).or_insert_with(|| Arc::new(Pool::new(id)));
-        let mut holding = pool.holding.lock();
-        holding.uses += 1;
-        holding.captured |= captured;
-        drop(holding);
+        pool.holding.lock().uses += 1;
         Arc::clone(pool)
     }
 
@@ -179,11 +176,12 @@ impl Device {
         self.private_pools.read().values().filter(|pool| pool.is_released()).cloned().collect()
     }
 
-    /// Forgets a private pool if nobody holds it. True if it did.
+    /// Forgets a private pool if nobody holds it and it is not begun. True if it did.
     pub(crate) fn forget_pool(&self, id: PoolId) -> bool {
         let mut pools = self.private_pools.write();
         let released = pools.get(&id).is_some_and(|pool| pool.is_released());
-        released && pools.remove(&id).is_some()
+        let begun = self.scopes.read().iter().any(|scope| scope.pool.id == id);
+        released && !begun && pools.remove(&id).is_some()
     }
 
     /// Begins a scope. False if the pool has one.
@@ -193,6 +191,7 @@ impl Device {
             return false;
         }
         if scope.purpose == Purpose::Capture {
+            scope.pool.holding.lock().captured = true;
             self.captures.fetch_add(1, Ordering::AcqRel);
         }
         self.active_scopes.fetch_add(1, Ordering::AcqRel);

@@ -129,8 +129,10 @@ impl Pool {
     ) -> Result<Held, E> {
         let table = &self.heaps;
         let _growing = table.growing.lock();
-        let known = table.get(stream).cloned();
-        if let Some(held) = known.or_else(|| table.overflow.read().get(&stream).cloned()) {
+        let lasts = |held: &&Held| held.heap.lock().is_term(held.term);
+        let slot = table.get(stream);
+        let after = || table.overflow.read().get(&stream).filter(lasts).cloned();
+        if let Some(held) = slot.filter(lasts).cloned().or_else(after) {
             return Ok(held);
         }
         let held = make()?;
@@ -138,6 +140,8 @@ impl Pool {
         let free = (0..PROBES)
             .map(|probe| &table.slots[(first + probe) % SLOTS])
             .find(|slot| slot.get().is_none());
+        // A slot is written once: the heap after one that was retired goes to the map.
+        let free = free.filter(|_| slot.is_none());
         match free {
             Some(slot) => {
                 slot.get_or_init(|| (stream, held.clone()));

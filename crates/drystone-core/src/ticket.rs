@@ -231,6 +231,8 @@ impl Tickers {
             ticker.abandon(&self.events);
         }
         let spare = std::mem::take(&mut *self.events.spare.lock());
-        spare.into_iter().try_for_each(|event| driver.event_destroy(self.device, event))
+        // One that cannot be destroyed does not keep the others.
+        let destroyed = spare.into_iter().map(|event| driver.event_destroy(self.device, event));
+        destroyed.fold(Ok(()), Result::and)
     }
 }

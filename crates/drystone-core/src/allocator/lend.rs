@@ -51,6 +51,13 @@ impl<D: Driver> Allocator<D> {
         });
         for offer in offers {
             if let Some(segment) = self.detach(&offer.heap, &offer.segment) {
+                // It may have been used again, and freed again, since it was looked at.
+                if offer.ticker.stream != request.stream
+                    && !offer.ticker.has_passed(segment.idle_stamp())
+                {
+                    self.put_back(&offer.heap, segment);
+                    continue;
+                }
                 device.counters.adopted.fetch_add(1, Ordering::Relaxed);
                 return self.attach(quest, &offer.heap, segment).map(Some);
             }
@@ -136,19 +143,26 @@ impl<D: Driver> Allocator<D> {
 
     /// Enters a segment that another heap has let go, and hands a block of it out.
     fn attach(&self, quest: &Quest<'_>, from: &Heap, segment: Segment) -> Result<u64, NoSegment> {
-        let Quest { device, ref heap, term, fit, .. } = *quest;
+        let Quest { device, pool, ref heap, term, fit, .. } = *quest;
         let mut core = heap.lock();
         if !core.is_term(term) {
             drop(core);
             self.put_back(from, segment);
             return Err(NoSegment::Retired);
         }
+        let bytes = segment.bytes();
         let block = self.enter(heap, &mut core, segment);
         let handed = heap.hand_out(&mut core, block, fit);
         device.totals.sum_up(heap, &mut core.thresholds);
         self.note_allocation(device, &core, handed, fit);
         drop(core);
-        from.lock().came_to_rest();
+        let mut lender = from.lock();
+        if let Some(key) = lender.key
+            && key.pool != pool.id
+        {
+            device.totals.left_pool(key.pool, fit.kind, bytes);
+        }
+        lender.came_to_rest();
         Ok(handed.address)
     }
 

@@ -345,8 +345,9 @@ impl<D: Driver> Allocator<D> {
         watermark: Watermark,
         call: impl Fn(&crate::Pressure) + Send + Sync + 'static,
     ) -> Result<crate::CallbackId, InvalidDevice> {
-        self.device(device)?;
-        Ok(self.callbacks.on_pressure(device, watermark, Arc::new(call)))
+        let known = self.device(device)?;
+        let (reserved, limit) = (known.reserved(), known.limit().unwrap_or(known.total));
+        Ok(self.callbacks.on_pressure(device, watermark, reserved, limit, Arc::new(call)))
     }
 
     /// Registers a callback for when a request is about to fail for lack of memory. It may free

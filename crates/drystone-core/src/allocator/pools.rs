@@ -22,7 +22,7 @@ impl<D: Driver> Allocator<D> {
         filter: impl Fn(StreamId) -> bool + Send + Sync + 'static,
     ) -> Result<(), PoolError> {
         let device = self.private(device, pool)?;
-        let held = device.retain_pool(pool, purpose == Purpose::Capture);
+        let held = device.retain_pool(pool);
         let scope = Scope { pool: held, purpose, filter: Arc::new(filter) };
         if device.begin(scope) {
             return Ok(());
@@ -38,12 +38,14 @@ impl<D: Driver> Allocator<D> {
         if !device.end(pool) {
             return Err(PoolError::NotBegun { device: device.id, pool });
         }
+        // It may have been released before it ended.
+        self.retire_released_pools(device);
         Ok(())
     }
 
     /// Holds a pool once more without beginning it, made if there is none.
     pub fn retain_pool(&self, device: DeviceId, pool: PoolId) -> Result<(), PoolError> {
-        self.private(device, pool)?.retain_pool(pool, false);
+        self.private(device, pool)?.retain_pool(pool);
         Ok(())
     }
 
@@ -68,6 +70,8 @@ impl<D: Driver> Allocator<D> {
         let Some(held) = device.pool(pool) else { return Err(unknown) };
         let mut holding = held.holding.lock();
         holding.uses = holding.uses.checked_sub(1).ok_or(unknown)?;
+        // The graphs have gone with the last hold.
+        holding.captured &= holding.uses > 0;
         Ok(())
     }
 

@@ -279,13 +279,15 @@ impl<D: Driver> Allocator<D> {
 
     /// At the allocator's end: every idle segment of every pool, and every event.
     pub(super) fn release_everything(&self, device: &Device) -> Result<(), DriverError> {
-        self.wait_for_pending(device)?;
-        let candidates = self.candidates(device, |_| true);
-        self.release(device, candidates)?;
+        // What fails does not keep the rest from going back.
+        let capturing = device.is_capturing();
+        let waited = if capturing { Ok(false) } else { self.wait_for_pending(device) };
+        let released = self.release(device, self.candidates(device, |_| true));
         let live = device.totals.stats(None).all(Metric::ActiveBytes).current;
         if live > 0 {
             tracing::warn!(live, device = device.id.0, "live blocks stay with the device");
         }
-        device.tickers.destroy_events(&self.driver)
+        let destroyed = device.tickers.destroy_events(&self.driver);
+        waited.and(released).and(destroyed)
     }
 }

@@ -137,6 +137,12 @@ impl<D: Driver> Allocator<D> {
             if let Some(address) = self.take_cached(quest)? {
                 return Ok(address);
             }
+            // What was pending in other heaps can be lent now.
+            if self.policy.cross_stream == CrossStream::Wait
+                && let Some(address) = self.borrow_waiting(quest)?
+            {
+                return Ok(address);
+            }
         }
         self.release_cached(device, None).map_err(NoSegment::Failed)?;
         device.counters.alloc_retries.fetch_add(1, Ordering::Relaxed);

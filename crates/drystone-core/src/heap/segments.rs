@@ -86,6 +86,11 @@ impl Segment {
         expected[..] == self.starts[..]
     }
 
+    /// The stamp of its heap's stream when it last became idle.
+    pub(crate) fn idle_stamp(&self) -> Stamp {
+        self.idle_stamp
+    }
+
     /// Size in bytes.
     #[inline]
     pub(crate) fn bytes(&self) -> u64 {

@@ -106,8 +106,9 @@ impl Totals {
 
     /// Stops counting an empty heap; what it had taken off stays in the sums.
     pub(crate) fn retire_heap(&self, heap: &Heap, pool: PoolId) {
-        let mut heaps = self.heaps.write();
+        // In this order, as everywhere: the sums are read under the lock of the scopes.
         let mut scopes = self.scopes.lock();
+        let mut heaps = self.heaps.write();
         let freed = levels(Kind::ALL.map(|kind| heap.counters.of(kind).freed_ever()));
         add(&mut scopes.device.retired, &freed);
         if let Some(scope) = scopes.pools.get_mut(&pool) {
@@ -115,6 +116,17 @@ impl Totals {
         }
         heaps.retain(|(_, other)| other.id != heap.id);
         self.lease.store(NOBODY, Relaxed);
+    }
+
+    /// Counts a segment that went from a pool to another one as taken off the first. The device
+    /// still has it.
+    pub(crate) fn left_pool(&self, pool: PoolId, kind: Kind, bytes: u64) {
+        if let Some(scope) = self.scopes.lock().pools.get_mut(&pool) {
+            for level in [kind as usize, 2] {
+                scope.retired[level][Metric::Segment as usize] += 1;
+                scope.retired[level][Metric::ReservedBytes as usize] += bytes;
+            }
+        }
     }
 
     /// Forgets a pool that is no more.
