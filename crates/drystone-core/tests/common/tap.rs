@@ -1,0 +1,201 @@
+//! A driver between the allocator and the simulated device: counts what the allocator does, lets
+//! its calls fail, and runs a hook inside them, where another thread's operations could fall.
+//! What the program under test does goes to the simulated device directly and is not counted.
+
+use std::sync::{Arc, Mutex};
+
+use drystone_core::{
+    DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, StreamId,
+};
+use drystone_sim::SimDriver;
+
+/// Runs inside driver calls of the allocator.
+pub(crate) type Hook = Box<dyn FnMut(DriverCall) + Send>;
+
+/// Which calls fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// The n-th from now, from 1, of any kind.
+    Nth(u64, DriverErrorKind),
+    /// All of one kind.
+    Every(DriverCall, DriverErrorKind),
+    /// One in so many, by a generator's state.
+    OneIn(u64, u64, DriverErrorKind),
+}
+
+/// What the allocator holds of a device, as its successful calls say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) segments: u64,
+    pub(crate) bytes: u64,
+    pub(crate) peak_bytes: u64,
+    pub(crate) taken: [u64; 2],
+    pub(crate) given: [u64; 2],
+}
+
+#[derive(Default)]
+struct State {
+    calls: Vec<DriverCall>,
+    fault: Option<Fault>,
+    /// Calls since the fault was set.
+    since: u64,
+    failed: u64,
+    hook: Option<Hook>,
+    held: [Held; 4],
+    bytes: std::collections::HashMap<u64, u64>,
+}
+
+pub(crate) struct Tap {
+    pub(crate) sim: Arc<SimDriver>,
+    state: Mutex<State>,
+}
+
+impl Tap {
+    pub(crate) fn new(sim: Arc<SimDriver>) -> Self {
+        Tap { sim, state: Mutex::default() }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_fault(&self, fault: Option<Fault>) {
+        let mut state = self.state();
+        (state.fault, state.since) = (fault, 0);
+    }
+
+    pub(crate) fn set_hook(&self, hook: Option<Hook>) {
+        self.state().hook = hook;
+    }
+
+    /// How many calls failed on purpose.
+    pub(crate) fn failed(&self) -> u64 {
+        self.state().failed
+    }
+
+    /// All calls so far, failed ones included.
+    pub(crate) fn calls(&self) -> Vec<DriverCall> {
+        self.state().calls.clone()
+    }
+
+    pub(crate) fn count(&self, call: DriverCall) -> usize {
+        self.state().calls.iter().filter(|&&one| one == call).count()
+    }
+
+    pub(crate) fn held(&self, device: DeviceId) -> Held {
+        self.state().held[device.0 as usize]
+    }
+
+    /// Starts the peak of a device again.
+    pub(crate) fn reset_peak(&self, device: DeviceId) {
+        let held = &mut self.state().held[device.0 as usize];
+        held.peak_bytes = held.bytes;
+    }
+
+    /// Starts the sums of what was taken and given again.
+    pub(crate) fn reset_accumulated(&self, device: DeviceId) {
+        let held = &mut self.state().held[device.0 as usize];
+        (held.taken, held.given) = ([0; 2], [0; 2]);
+    }
+
+    fn enter(&self, call: DriverCall) -> Result<(), DriverError> {
+        let hook = self.state().hook.take();
+        if let Some(mut hook) = hook {
+            hook(call);
+            // A hook that sets another one has had its day.
+            self.state().hook.get_or_insert(hook);
+        }
+        let mut state = self.state();
+        state.calls.push(call);
+        state.since += 1;
+        let since = state.since;
+        let kind = match &mut state.fault {
+            Some(Fault::Nth(n, kind)) if since == *n => Some(*kind),
+            Some(Fault::Every(kind_of_call, kind)) if *kind_of_call == call => Some(*kind),
+            Some(Fault::OneIn(n, rng, kind)) => {
+                *rng = rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
+                (*rng >> 33).is_multiple_of(*n).then_some(*kind)
+            }
+            _ => None,
+        };
+        let Some(kind) = kind else { return Ok(()) };
+        state.failed += 1;
+        Err(DriverError { call, kind, code: 7, detail: "on purpose".into() })
+    }
+}
+
+impl Driver for Tap {
+    fn device_count(&self) -> u32 {
+        self.sim.device_count()
+    }
+    fn device_memory(&self, device: DeviceId) -> Result<DeviceMemory, DriverError> {
+        self.enter(DriverCall::DeviceMemory)?;
+        self.sim.device_memory(device)
+    }
+    fn segment_alloc(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
+        self.enter(DriverCall::SegmentAlloc)?;
+        let address = self.sim.segment_alloc(device, bytes)?;
+        let mut state = self.state();
+        state.bytes.insert(address, bytes);
+        let held = &mut state.held[device.0 as usize];
+        held.segments += 1;
+        held.bytes += bytes;
+        held.peak_bytes = held.peak_bytes.max(held.bytes);
+        held.taken[0] += 1;
+        held.taken[1] += bytes;
+        Ok(address)
+    }
+    fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError> {
+        self.enter(DriverCall::SegmentFree)?;
+        self.sim.segment_free(device, address)?;
+        let mut state = self.state();
+        let bytes = state.bytes.remove(&address).unwrap_or(0);
+        let held = &mut state.held[device.0 as usize];
+        held.segments -= 1;
+        held.bytes -= bytes;
+        held.given[0] += 1;
+        held.given[1] += bytes;
+        Ok(())
+    }
+    fn event_create(&self, device: DeviceId) -> Result<EventId, DriverError> {
+        self.enter(DriverCall::EventCreate)?;
+        self.sim.event_create(device)
+    }
+    fn event_destroy(&self, device: DeviceId, event: EventId) -> Result<(), DriverError> {
+        self.enter(DriverCall::EventDestroy)?;
+        self.sim.event_destroy(device, event)
+    }
+    fn event_record(
+        &self,
+        device: DeviceId,
+        event: EventId,
+        stream: StreamId,
+    ) -> Result<(), DriverError> {
+        self.enter(DriverCall::EventRecord)?;
+        self.sim.event_record(device, event, stream)
+    }
+    fn event_query(&self, device: DeviceId, event: EventId) -> Result<bool, DriverError> {
+        self.enter(DriverCall::EventQuery)?;
+        self.sim.event_query(device, event)
+    }
+    fn event_synchronize(&self, device: DeviceId, event: EventId) -> Result<(), DriverError> {
+        self.enter(DriverCall::EventSynchronize)?;
+        self.sim.event_synchronize(device, event)
+    }
+    fn stream_wait_event(
+        &self,
+        device: DeviceId,
+        stream: StreamId,
+        event: EventId,
+    ) -> Result<(), DriverError> {
+        self.enter(DriverCall::StreamWaitEvent)?;
+        self.sim.stream_wait_event(device, stream, event)
+    }
+    fn device_synchronize(&self, device: DeviceId) -> Result<(), DriverError> {
+        self.enter(DriverCall::DeviceSynchronize)?;
+        self.sim.device_synchronize(device)
+    }
+    fn now_ns(&self) -> u64 {
+        self.sim.now_ns()
+    }
+}

@@ -1,0 +1,9 @@
+//! The allocator over the simulated device: behaviour by name, and random programs against a
+//! shadow of what must be live.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod random;
+
+use common::{A, B, C, D0, D1, KIB, MIB, STREAMS};
