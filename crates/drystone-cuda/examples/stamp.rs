@@ -113,7 +113,7 @@ impl Test<'_> {
         let mut done = 0;
         while done < ops || !held.is_empty() {
             let full = held.len() >= HELD || done >= ops;
-            if full || (!held.is_empty() && random.next() % 2 == 0) {
+            if full || (!held.is_empty() && random.next().is_multiple_of(2)) {
                 let block = held.swap_remove(random.next() as usize % held.len());
                 self.check_and_free(&block, stream, event, &mut random)?;
                 done += 1;
@@ -124,7 +124,7 @@ impl Test<'_> {
                 Ok(address) => {
                     let block = Block { address, words: size / WORD, tag: random.next() };
                     // One in 64 kernels takes a tenth of a millisecond, so that streams lag.
-                    let spin = if random.next() % 64 == 0 { 170_000 } else { 0 };
+                    let spin = if random.next().is_multiple_of(64) { 170_000 } else { 0 };
                     self.pattern.stamp(stream, address, block.words, block.tag, spin)?;
                     held.push(block);
                     self.allocations.fetch_add(1, Relaxed);
@@ -160,7 +160,7 @@ impl Test<'_> {
         random: &mut Random,
     ) -> Result<(), Failure> {
         let mut checker = stream;
-        if self.streams.len() > 1 && random.next() % 8 == 0 {
+        if self.streams.len() > 1 && random.next().is_multiple_of(8) {
             let other = self.streams[random.next() as usize % self.streams.len()];
             if other != stream {
                 self.driver.event_record(self.device, event, stream)?;
