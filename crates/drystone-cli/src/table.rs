@@ -104,7 +104,7 @@ pub(crate) fn stopped(metrics: &Metrics) -> Option<String> {
     let oom = metrics.oom.as_ref()?;
     Some(format!(
         "{} stopped after {} of the run, at event {}, with {} requested and live:\n  {}",
-        metrics.policy,
+        metrics.label(),
         time(oom.t_us as f64),
         grouped(oom.at_event),
         format_bytes(oom.live),

@@ -55,6 +55,14 @@ pub struct Metrics {
     pub oom: Option<OutOfMemory>,
 }
 
+impl Metrics {
+    /// The policy with its options, as on the command line.
+    pub fn label(&self) -> String {
+        let colon = if self.options.is_empty() { "" } else { ":" };
+        format!("{}{colon}{}", self.policy, self.options)
+    }
+}
+
 /// A request that a policy could not meet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OutOfMemory {

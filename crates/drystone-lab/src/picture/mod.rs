@@ -33,7 +33,7 @@ const FOOT: f64 = 58.0;
 const ROW: f64 = 22.0;
 const MARGIN: f64 = 20.0;
 /// Longer names of policies are cut.
-const LONGEST_NAME: usize = 60;
+const LONGEST_NAME: usize = 56;
 
 /// Draws the panels one below the other: an SVG file.
 pub fn picture(panels: &[Panel<'_>]) -> String {
@@ -101,13 +101,14 @@ impl Panel<'_> {
             y += ROW;
             svg.path(&colour(index), &swatch(y));
             let metrics = &replay.metrics;
-            let mut name = metrics.policy.clone();
-            if !metrics.options.is_empty() {
-                name = format!("{name}:{}", metrics.options);
-            }
-            let reserved = reserved(metrics.peak_reserved_bytes, live);
-            let end = if metrics.oom.is_some() { ", then out of memory" } else { "" };
-            row(svg, y, &format!("{}: reserved {reserved}{end}", shortened(&name)));
+            let peak = metrics.peak_reserved_bytes;
+            let reserved = if metrics.oom.is_some() {
+                // Of a part of the run: its ratio is no match for the others.
+                format!("at most {}, then out of memory (×)", format_bytes(peak))
+            } else {
+                reserved(peak, live)
+            };
+            row(svg, y, &format!("{}: reserved {reserved}", shortened(&metrics.label())));
         }
         if let Some(peak) = self.recording.peak_reserved {
             y += ROW;
@@ -204,9 +205,6 @@ impl Plot {
     fn stopped(&self, svg: &mut Svg, class: &str, t_us: u64, reserved: u64) {
         let (x, y) = (self.x(t_us as f64), self.y(reserved));
         svg.path(class, &format!("M{:.1} {:.1}l12 12m0 -12l-12 12", x - 6.0, y - 6.0));
-        let (at, anchor) =
-            if x > WIDTH / 2.0 { (x - 12.0, Anchor::End) } else { (x + 12.0, Anchor::Start) };
-        svg.text("ink", at, y - 8.0, anchor, "out of memory");
     }
 }
 
