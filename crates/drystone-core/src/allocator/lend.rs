@@ -177,7 +177,6 @@ impl<D: Driver> Allocator<D> {
             let handed = heap.hand_out(&mut core, index, fit);
             // Until this stream waits, only this thread knows the address.
             core.add_use(handed.index, Arc::clone(&borrower));
-            device.totals.after_allocation(&heap, &mut core.thresholds, fit.kind);
             drop(core);
             if let Err(error) = self.wait_on_gpu(quest, &lender) {
                 tracing::warn!(%error, "{} cannot wait", request.stream);
@@ -185,18 +184,22 @@ impl<D: Driver> Allocator<D> {
                 continue;
             }
             device.counters.borrowed.fetch_add(1, Ordering::Relaxed);
-            self.note_allocation(device, &heap.lock(), handed, fit);
+            let mut core = heap.lock();
+            device.totals.after_allocation(&heap, &mut core.thresholds, fit.kind);
+            self.note_allocation(device, &core, handed, fit);
             return Ok(Some(handed.address));
         }
         Ok(None)
     }
 
-    /// Makes a block free again that was carved for a stream that then could not wait for it.
+    /// Makes a block free again that was carved for a stream that then could not wait for it. It
+    /// counts as never handed out.
     fn take_back_lent(&self, heap: &Heap, handed: Handed, fit: &Fit) {
         let mut core = heap.lock();
         core.take_uses(handed.index);
         let Handed { index, bytes, .. } = handed;
         let block = Located { index, kind: fit.kind, bytes, requested: fit.requested };
         heap.give(&mut core, block);
+        heap.counters.of(fit.kind).was_not_handed_out(bytes, fit.requested);
     }
 }

@@ -105,6 +105,13 @@ impl Counters {
         self.follow_split(split);
     }
 
+    /// A block that came back at once counts as neither handed out nor freed.
+    pub(crate) fn was_not_handed_out(&self, bytes: u64, requested: u64) {
+        self.hot[BLOCKS].freed.sub(1);
+        self.hot[BYTES].freed.sub(bytes);
+        self.hot[REQUESTED].freed.sub(requested);
+    }
+
     /// A block came back but waits for a recorded stream.
     pub(crate) fn became_pending(&self, bytes: u64) {
         self.hot[BLOCKS].down(1);
