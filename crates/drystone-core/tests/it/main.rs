@@ -4,6 +4,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod errors;
+mod faults;
 mod random;
 
-use common::{A, B, C, D0, D1, KIB, MIB, STREAMS};
+use common::world::World;
+use common::{A, B, C, D0, D1, KIB, MIB};
