@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use drystone_core::{DeviceId, StreamId};
+use drystone_core::{DeviceId, Driver, StreamId};
 use drystone_cuda::CudaDriver;
 use drystone_lab::{RealTarget, SimTarget, Target};
 use drystone_trace::Trace;
@@ -43,6 +43,8 @@ impl Device {
                 let failed = || format!("cannot use cuda:{ordinal} (--device sim needs no GPU)");
                 let driver = CudaDriver::with_devices(&[ordinal]).with_context(failed)?;
                 let name = driver.device_name(DeviceId(0)).with_context(failed)?;
+                // The first call makes the context, 100 ms that are no policy's.
+                driver.device_memory(DeviceId(0)).with_context(failed)?;
                 Ok(Device::Cuda(Cuda {
                     driver: Arc::new(driver),
                     name: format!("cuda:{ordinal} ({name})"),
@@ -77,7 +79,7 @@ impl Device {
     pub(crate) fn describe(&self) -> String {
         match self {
             Device::Sim(target) => format!(
-                "simulated device of {}, {} ahead of its work, {} costs",
+                "a simulated device of {}, {} ahead of its work, {} costs",
                 drystone_core::config::format_bytes(target.capacity),
                 table::time(target.host_lead_ns as f64 / 1_000.0),
                 target.costs.name(),

@@ -4,7 +4,7 @@ use comfy_table::{
     CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle,
 };
 use drystone_core::config::format_bytes;
-use drystone_lab::{Metrics, Recording};
+use drystone_lab::Metrics;
 
 use crate::output::columns;
 use crate::play::Played;
@@ -27,7 +27,7 @@ pub(crate) fn headline(played: &Played) -> String {
 const HEADER: [&str; 7] =
     ["policy", "reserved", "× live", "in driver", "waits", "calls", "ns/event"];
 
-/// A row for each policy, and one for the allocator that was recorded.
+/// A row for each policy, and one for the allocator that was recorded, if that is known.
 pub(crate) fn figures(played: &Played) -> String {
     let shown = match columns() {
         78.. => 7,
@@ -40,7 +40,9 @@ pub(crate) fn figures(played: &Played) -> String {
     for replay in &played.replays {
         table.add_row(&row(&replay.metrics)[..shown]);
     }
-    table.add_row(&recorded(&played.recording)[..shown]);
+    if let Some(peak) = played.recording.peak_reserved {
+        table.add_row(&recorded(peak, played.recording.peak_live)[..shown]);
+    }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
         column.set_constraint(ColumnConstraint::ContentWidth);
@@ -68,14 +70,11 @@ fn row(metrics: &Metrics) -> [String; HEADER.len()] {
     ]
 }
 
-fn recorded(recording: &Recording) -> [String; HEADER.len()] {
-    let peak = recording.peak_reserved;
-    let ratio = peak.filter(|_| recording.peak_live > 0);
-    let ratio = ratio.map(|peak| format!("{:.3}", peak as f64 / recording.peak_live as f64));
+fn recorded(peak: u64, live: u64) -> [String; HEADER.len()] {
     [
         "as recorded".to_owned(),
-        peak.map_or_else(none, format_bytes),
-        ratio.unwrap_or_else(none),
+        format_bytes(peak),
+        if live > 0 { format!("{:.3}", peak as f64 / live as f64) } else { none() },
         none(),
         none(),
         none(),

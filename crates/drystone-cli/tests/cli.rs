@@ -150,6 +150,7 @@ fn out_of_memory_is_told_with_figures_and_exit_code_1() {
     let stdout = text(&output.stdout);
     assert!(stdout.contains("stopped after 1.0 ms of the run, at event 1, with 32.00 MiB"));
     assert!(stdout.contains("asked for 32.00 MiB"), "{stdout}");
+    assert!(!stdout.contains("as recorded"), "the trace does not say: {stdout}");
 
     let output = drystone(folder.path(), &[&arguments[..], &["--json"]].concat());
     assert_eq!(output.status.code(), Some(1));

@@ -43,7 +43,7 @@ pub(crate) fn compare(args: &CompareArgs, out: &mut dyn Write) -> Result<Outcome
         Ok(())
     })?;
     if !json {
-        writeln!(out, "On a {}.", device.describe())?;
+        writeln!(out, "On {}.", device.describe())?;
     }
     all.retain(|played: &Played| !played.replays.is_empty());
     if args.no_svg || all.is_empty() {
