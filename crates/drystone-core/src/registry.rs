@@ -6,15 +6,12 @@ use parking_lot::Mutex;
 
 use crate::heap::Heap;
 
-const CHUNK: usize = 256;
-const CHUNKS: usize = 256;
-
-/// Made whole when its first heap is.
-type Chunk = Box<[OnceLock<Arc<Heap>>]>;
+/// Pairs of pool and stream that can be in use at a time.
+const HEAPS: usize = 1 << 14;
 
 /// Heaps by their id. Ids of retired heaps are given out again.
 pub(crate) struct Registry {
-    chunks: Box<[OnceLock<Chunk>]>,
+    heaps: Box<[OnceLock<Arc<Heap>>]>,
     ids: Mutex<Ids>,
 }
 
@@ -27,7 +24,7 @@ struct Ids {
 impl Registry {
     pub(crate) fn new() -> Self {
         Registry {
-            chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
+            heaps: (0..HEAPS).map(|_| OnceLock::new()).collect(),
             ids: Mutex::new(Ids::default()),
         }
     }
@@ -35,7 +32,7 @@ impl Registry {
     /// The heap of this id, if one was ever made.
     #[inline(always)]
     pub(crate) fn get(&self, id: u32) -> Option<&Arc<Heap>> {
-        self.chunks.get(id as usize / CHUNK)?.get()?[id as usize % CHUNK].get()
+        self.heaps.get(id as usize)?.get()
     }
 
     /// A heap that is nobody's: a retired one, or a new one. The error is the number in use.
@@ -45,13 +42,9 @@ impl Registry {
             return Ok(Arc::clone(heap));
         }
         let id = ids.made;
-        if id as usize >= CHUNK * CHUNKS {
-            return Err(id);
-        }
+        let slot = self.heaps.get(id as usize).ok_or(id)?;
         ids.made += 1;
-        let chunk = self.chunks[id as usize / CHUNK]
-            .get_or_init(|| (0..CHUNK).map(|_| OnceLock::new()).collect());
-        Ok(Arc::clone(chunk[id as usize % CHUNK].get_or_init(|| Arc::new(Heap::new(id)))))
+        Ok(Arc::clone(slot.get_or_init(|| Arc::new(Heap::new(id)))))
     }
 
     /// Takes back a heap that has become nobody's.

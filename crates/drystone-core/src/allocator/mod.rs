@@ -12,13 +12,14 @@ mod report;
 mod slow;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::callbacks::{Callbacks, Watermark};
 use crate::config::{Config, ConfigError};
 use crate::device::Device;
 use crate::driver::{DeviceId, Driver, DriverError, StreamId};
 use crate::error::{AllocError, InvalidDevice, PointerError};
-use crate::heap::{Fit, Given, Handed, Heap, HeapCore, HeapKey, Located};
+use crate::heap::{Fit, Given, Handed, Heap, HeapCore, HeapKey, Located, Locked};
 use crate::history::{Action, History, HistoryEvent};
 use crate::meter::Metered;
 use crate::policy::Policy;
@@ -57,6 +58,9 @@ pub struct Allocator<D: Driver> {
     heaps: Registry,
     table: AddressTable,
     history: History,
+    /// Whether operations on blocks are to be written down: for the history, or for what torch
+    /// counts where `max_split_size` is set.
+    takes_notes: AtomicBool,
     callbacks: Callbacks,
 }
 
@@ -91,6 +95,7 @@ impl<D: Driver> Allocator<D> {
             .collect::<Result<_, DriverError>>()?;
         let made_at_ns = driver.now_ns();
         Ok(Allocator {
+            takes_notes: AtomicBool::new(config.history > 0 || config.max_split_size.is_some()),
             driver,
             policy: Policy::new(&config),
             made_at_ns,
@@ -178,7 +183,12 @@ impl<D: Driver> Allocator<D> {
     /// every stream recorded on it has. The null address is accepted and means nothing.
     #[inline]
     pub fn free(&self, pointer: u64) -> Result<(), PointerError> {
-        self.free_if(pointer, |_, _, _| Ok(()))
+        if pointer == 0 {
+            return Ok(());
+        }
+        let (heap, mut core, block) = self.locate(pointer)?;
+        self.give(heap, &mut core, pointer, block);
+        Ok(())
     }
 
     /// Like [`Allocator::free`], but refuses a block of another device or stream than the caller
@@ -189,43 +199,36 @@ impl<D: Driver> Allocator<D> {
         device: DeviceId,
         stream: StreamId,
     ) -> Result<(), PointerError> {
-        self.free_if(pointer, |core, key, block| {
-            if key.device != device {
-                let (actual, given) = (key.device, device);
-                return Err(PointerError::WrongDevice { pointer, actual, given });
-            }
-            // A block lent to another stream carries that stream as a recorded one.
-            if key.stream != stream && !core.is_used_by(block.index, stream) {
-                let (actual, given) = (key.stream, stream);
-                return Err(PointerError::WrongStream { pointer, actual, given });
-            }
-            Ok(())
-        })
-    }
-
-    #[inline(always)]
-    fn free_if(
-        &self,
-        pointer: u64,
-        agree: impl Fn(&HeapCore, &HeapKey, Located) -> Result<(), PointerError>,
-    ) -> Result<(), PointerError> {
         if pointer == 0 {
             return Ok(());
         }
-        self.with_block(pointer, |heap, core, block| {
-            let key = core.key();
-            agree(core, key, block)?;
-            let device = &self.devices[key.device.0 as usize];
-            if self.takes_notes() {
-                self.write_down(Action::FreeRequested, device, core, pointer, &block);
-            }
-            let given = heap.give(core, block);
-            if self.takes_notes() && given == Given::Free {
-                self.write_down(Action::FreeCompleted, device, core, pointer, &block);
-            }
-            device.totals.after_free(heap, &mut core.thresholds, block.kind);
-            Ok(())
-        })
+        let (heap, mut core, block) = self.locate(pointer)?;
+        let key = core.key();
+        if key.device != device {
+            let (actual, given) = (key.device, device);
+            return Err(PointerError::WrongDevice { pointer, actual, given });
+        }
+        // A block lent to another stream carries that stream as a recorded one.
+        if key.stream != stream && !core.is_used_by(block.index, stream) {
+            let (actual, given) = (key.stream, stream);
+            return Err(PointerError::WrongStream { pointer, actual, given });
+        }
+        self.give(heap, &mut core, pointer, block);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn give(&self, heap: &Heap, core: &mut HeapCore, pointer: u64, block: Located) {
+        let device = &self.devices[core.key().device.0 as usize];
+        let notes = self.takes_notes();
+        if notes {
+            self.write_down(Action::FreeRequested, device, core, pointer, &block);
+        }
+        let given = heap.give(core, block);
+        if notes && given == Given::Free {
+            self.write_down(Action::FreeCompleted, device, core, pointer, &block);
+        }
+        device.totals.after_free(heap, &mut core.thresholds, block.kind);
     }
 
     /// Says that work on `stream` uses the block at `pointer` too: after its free the bytes are
@@ -234,38 +237,46 @@ impl<D: Driver> Allocator<D> {
         if pointer == 0 {
             return Ok(());
         }
-        self.with_block(pointer, |_, core, block| {
-            let key = core.key();
-            if key.stream != stream {
-                let ticker = self.devices[key.device.0 as usize].tickers.of(stream);
-                core.add_use(block.index, ticker);
-            }
-            Ok(())
-        })
+        let (_, mut core, block) = self.locate(pointer)?;
+        let key = core.key();
+        if key.stream != stream {
+            let ticker = self.devices[key.device.0 as usize].tickers.of(stream);
+            core.add_use(block.index, ticker);
+        }
+        Ok(())
     }
 
-    /// Does something with the used block that starts at `pointer`, under its heap's lock. The
-    /// heap has a key then, since it holds a segment.
+    /// The used block that starts at `pointer`, with its heap, locked.
     #[inline(always)]
-    fn with_block<T>(
-        &self,
-        pointer: u64,
-        run: impl FnOnce(&Heap, &mut HeapCore, Located) -> Result<T, PointerError>,
-    ) -> Result<T, PointerError> {
-        let mut place = self.table.find(pointer).ok_or(PointerError::Foreign { pointer })?;
-        loop {
-            let heap = self.heaps.get(place.heap).ok_or(PointerError::Foreign { pointer })?;
-            let mut core = heap.lock();
+    fn locate(&self, pointer: u64) -> Result<(&Heap, Locked<'_>, Located), PointerError> {
+        if let Some(place) = self.table.find(pointer)
+            && let Some(heap) = self.heaps.get(place.heap)
+        {
+            let core = heap.lock();
             // A segment around the pointer is the pointer's, whatever happened since the table
             // was asked: segments do not overlap.
-            if let Some(found) = core.locate(place, pointer) {
-                return run(heap, &mut core, found?);
+            if let Some(found) = core.locate(place.segment, pointer) {
+                return Ok((heap, core, found?));
             }
-            // The table changes under the heap's lock: if it still says the same, the pointer is
-            // on a page that the segment has only a part of.
-            match self.table.find(pointer) {
-                Some(other) if other != place => place = other,
-                _ => return Err(PointerError::Foreign { pointer }),
+        }
+        self.locate_again(pointer)
+    }
+
+    /// Likewise, if the segment went to another heap or to the driver between look and lock, or
+    /// has only a part of the pointer's page.
+    #[cold]
+    fn locate_again(&self, pointer: u64) -> Result<(&Heap, Locked<'_>, Located), PointerError> {
+        let foreign = PointerError::Foreign { pointer };
+        loop {
+            let place = self.table.find(pointer).ok_or(foreign)?;
+            let heap = self.heaps.get(place.heap).ok_or(foreign)?;
+            let core = heap.lock();
+            if let Some(found) = core.locate(place.segment, pointer) {
+                return Ok((heap, core, found?));
+            }
+            // The table changes under the heap's lock: what it still says holds.
+            if self.table.find(pointer) == Some(place) {
+                return Err(foreign);
             }
         }
     }
@@ -286,10 +297,9 @@ impl<D: Driver> Allocator<D> {
         })
     }
 
-    /// Whether operations on blocks are to be written down.
     #[inline(always)]
     fn takes_notes(&self) -> bool {
-        self.history.is_on() | self.policy.max_split_size.is_some()
+        self.takes_notes.load(Ordering::Relaxed)
     }
 
     /// Writes down that a block was handed out.

@@ -177,19 +177,20 @@ impl<D: Driver> Allocator<D> {
     /// The block that is live at `pointer`: its address and size. The pointer must be the block's
     /// own.
     pub fn block_info(&self, pointer: u64) -> Result<BlockInfo, PointerError> {
-        self.with_block(pointer, |_, _, block| {
-            Ok(BlockInfo {
-                address: pointer,
-                size: block.bytes,
-                requested: block.requested,
-                state: BlockState::ActiveAllocated,
-            })
+        let (_, _, block) = self.locate(pointer)?;
+        Ok(BlockInfo {
+            address: pointer,
+            size: block.bytes,
+            requested: block.requested,
+            state: BlockState::ActiveAllocated,
         })
     }
 
     /// Keeps the last `entries` events from now on; 0 stops and forgets.
     pub fn set_history(&self, entries: usize) {
         self.history.resize(entries);
+        let notes = entries > 0 || self.policy.max_split_size.is_some();
+        self.takes_notes.store(notes, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// The events kept, oldest first.

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Heap, HeapCore};
+use super::{Heap, HeapCore, Segment};
 use crate::block::{BlockIndex, NONE, State};
 use crate::driver::StreamId;
 use crate::error::PointerError;
-use crate::table::Place;
 use crate::ticket::Ticker;
 use crate::units::{GRANULE, GRANULE_SHIFT, Kind};
 
@@ -35,12 +34,8 @@ impl HeapCore {
     /// if that segment is not around the pointer: not any more, or the table's page is only partly
     /// its own.
     #[inline(always)]
-    pub(crate) fn locate(
-        &self,
-        place: Place,
-        pointer: u64,
-    ) -> Option<Result<Located, PointerError>> {
-        let segment = self.segments.get(place.segment as usize)?.as_ref()?;
+    pub(crate) fn locate(&self, at: u32, pointer: u64) -> Option<Result<Located, PointerError>> {
+        let segment = self.segments.get(at as usize)?.as_ref()?;
         let offset = pointer.wrapping_sub(segment.base);
         if offset >= segment.bytes() {
             return None;
@@ -59,13 +54,12 @@ impl HeapCore {
             let (kind, bytes, requested) = (segment.kind, block.bytes(), block.requested());
             return Some(Ok(Located { index, kind, bytes, requested }));
         }
-        Some(Err(self.why_not(place, pointer)))
+        Some(Err(self.why_not(segment, pointer)))
     }
 
     /// Why a pointer into a segment names no used block.
     #[cold]
-    fn why_not(&self, place: Place, pointer: u64) -> PointerError {
-        let segment = self.segment(place.segment);
+    fn why_not(&self, segment: &Segment, pointer: u64) -> PointerError {
         let granule = ((pointer - segment.base) >> GRANULE_SHIFT) as u32;
         let around = self.blocks_of(segment).find(|&index| self.blocks[index].end() > granule);
         match around.map(|index| &self.blocks[index]) {
@@ -160,10 +154,15 @@ impl Heap {
     pub(crate) fn give(&self, core: &mut HeapCore, block: Located) -> Given {
         if core.blocks[block.index].uses() != 0 {
             core.make_pending(block);
+            core.thresholds.distrust();
             self.counters.of(block.kind).became_pending(block.bytes);
             return Given::Pending;
         }
-        core.park(block.index, block.kind);
+        if core.parks(block) {
+            core.park(block.index, block.kind);
+        } else {
+            core.make_free(block.index, block.kind);
+        }
         self.counters.of(block.kind).freed(block.bytes, block.requested, core.split_of(block.kind));
         Given::Free
     }

@@ -134,11 +134,11 @@ impl Counters {
         self.hot[SPLIT_BYTES].follow(split.bytes);
     }
 
-    /// The quantities that change without a driver call. Active blocks are not among them: they
+    /// One of the quantities that change without a driver call. Active blocks are not among them: they
     /// are the blocks here as long as none is pending.
     #[inline(always)]
-    pub(crate) fn hot(&self) -> Hot {
-        std::array::from_fn(|i| self.hot[i].current.get())
+    pub(crate) fn now(&self, i: usize) -> u64 {
+        self.hot[i].current.get()
     }
 
     /// Whether a block is pending.
@@ -167,7 +167,8 @@ impl Counters {
 
     /// Every metric now.
     pub(crate) fn current(&self) -> Values {
-        let [blocks, bytes, requested, split_blocks, split_bytes] = self.hot();
+        let [blocks, bytes, requested, split_blocks, split_bytes] =
+            std::array::from_fn(|i| self.now(i));
         [
             blocks,
             bytes,

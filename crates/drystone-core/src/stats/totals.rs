@@ -43,13 +43,32 @@ pub(crate) struct Thresholds {
     pool: PoolId,
     kinds: [Hot; 2],
     all: Hot,
+    /// What the kind of the last operation may reach as long as the other kind stands still.
+    now: Hot,
+    last: Kind,
     guest: u32,
 }
 
 impl Thresholds {
     /// Thresholds that are passed at once, for a heap that serves this pool.
     pub(crate) fn new(pool: PoolId) -> Self {
-        Thresholds { pool, kinds: [[0; 5]; 2], all: [0; 5], guest: 0 }
+        let (kinds, all, now) = ([[0; 5]; 2], [0; 5], [0; 5]);
+        Thresholds { pool, kinds, all, now, last: Kind::Small, guest: 0 }
+    }
+
+    /// Lets the next operation pass them whatever it does: a block became pending, so that the
+    /// hot quantities alone do not say how many blocks are active.
+    pub(crate) fn distrust(&mut self) {
+        *self = Thresholds { guest: self.guest, ..Thresholds::new(self.pool) };
+    }
+
+    /// Sets the thresholds of the last operation's kind.
+    fn turn_to(&mut self, kind: Kind, heap: &Heap) {
+        let beside = heap.counters.of(other(kind));
+        self.last = kind;
+        self.now = std::array::from_fn(|i| {
+            self.kinds[kind as usize][i].min(self.all[i].saturating_sub(beside.now(i)))
+        });
     }
 }
 
@@ -157,16 +176,16 @@ impl Totals {
         if self.lease.load(Relaxed) >> 32 != u64::from(heap.id) {
             return self.without_lease(heap, limits, kind);
         }
-        let (this, other) = (heap.counters.of(kind), heap.counters.of(other(kind)));
-        let (now, beside) = (this.hot(), other.hot());
+        if limits.last != kind {
+            limits.turn_to(kind, heap);
+        }
+        let this = heap.counters.of(kind);
         // A quantity has passed its threshold if the difference is negative: one sign bit for all.
         let mut signs = 0;
-        for i in FIRST..now.len() {
-            signs |= limits.kinds[kind as usize][i].wrapping_sub(now[i]);
-            signs |= limits.all[i].wrapping_sub(now[i].wrapping_add(beside[i]));
+        for i in FIRST..limits.now.len() {
+            signs |= limits.now[i].wrapping_sub(this.now(i));
         }
-        let pending = FIRST == 0 && (this.has_pending() | other.has_pending());
-        if (signs as i64) < 0 || pending {
+        if (signs as i64) < 0 {
             self.sum_up(heap, limits);
         }
     }
@@ -207,8 +226,14 @@ impl Totals {
                 rooms.min().unwrap_or(0)
             })
         };
-        limits.kinds = [room(0), room(1)];
-        limits.all = room(2);
+        let pending = Kind::ALL.iter().any(|&kind| heap.counters.of(kind).has_pending());
+        if pending {
+            limits.distrust();
+        } else {
+            limits.kinds = [room(0), room(1)];
+            limits.all = room(2);
+            limits.turn_to(limits.last, heap);
+        }
     }
 
     /// The present sums over the device and over one pool of it.
