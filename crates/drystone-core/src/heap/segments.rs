@@ -210,6 +210,8 @@ impl HeapCore {
 impl Heap {
     /// Takes a segment in, counted: its index and that of its one block.
     pub(crate) fn take_in(&self, core: &mut HeapCore, segment: Segment) -> (u32, BlockIndex) {
+        // The new segment changes the sums that the parked block remembers.
+        core.unpark_all();
         self.counters.of(segment.kind).segment_in(segment.bytes());
         core.add_segment(segment)
     }
