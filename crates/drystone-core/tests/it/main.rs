@@ -6,7 +6,9 @@ mod common;
 
 mod errors;
 mod faults;
+mod races;
 mod random;
+mod threads;
 
 use common::world::World;
 use common::{A, B, C, D0, D1, KIB, MIB};
