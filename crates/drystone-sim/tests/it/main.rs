@@ -6,7 +6,6 @@ mod contract;
 mod faults;
 mod misuse;
 mod order;
-mod speed;
 mod stamps;
 mod streams;
 mod timing;
