@@ -205,7 +205,11 @@ impl Device {
         let Some(at) = scopes.iter().position(|scope| scope.pool.id == id) else {
             return false;
         };
-        if scopes.remove(at).purpose == Purpose::Capture {
+        let scope = scopes.remove(at);
+        if scope.purpose == Purpose::Capture {
+            // Released and held again while it was begun, it is a graph's all the same.
+            let mut holding = scope.pool.holding.lock();
+            holding.captured |= holding.uses > 0;
             self.captures.fetch_sub(1, Ordering::AcqRel);
         }
         self.active_scopes.fetch_sub(1, Ordering::AcqRel);
