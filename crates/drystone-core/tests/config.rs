@@ -95,7 +95,7 @@ const ACCEPTED: &[(&str, Change)] = &[
     ("memory_fraction:0.9,per_process_memory_fraction:0.5", |c| c.memory_fraction = Some(0.5)),
     ("segment_granularity:1GiB,small_segment_size:4MiB", |c| {
         c.segment_granularity = Some(1 << 30);
-        c.small_segment_size = 4 * MIB;
+        c.small_segment_size = Some(4 * MIB);
     }),
     ("large_segment_size:4MiB,max_split_size_mb:4", |c| {
         c.min_large_segment = Some(4 * MIB);

@@ -6,6 +6,7 @@ mod common;
 
 mod errors;
 mod faults;
+mod pools;
 mod races;
 mod random;
 mod threads;

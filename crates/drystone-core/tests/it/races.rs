@@ -135,7 +135,10 @@ fn a_begun_pool_without_holds_goes_on_serving() {
         let on_0 = allocator.allocate(MIB, D0, A).unwrap();
         sim.stamp_write(D0, A, on_0, MIB, 1).unwrap();
         sim.stamp_write(D1, A, on_1, MIB, 1).unwrap();
-        assert_eq!(allocator.pool_stats(D0, pool).unwrap().all(drystone_core::Metric::Allocation).current, 1);
+        assert_eq!(
+            allocator.pool_stats(D0, pool).unwrap().all(drystone_core::Metric::Allocation).current,
+            1
+        );
         allocator.check_invariants().unwrap();
         assert_eq!(allocator.free_on(on_0, D0, A), Ok(()));
         assert_eq!(allocator.free_on(on_1, D1, A), Ok(()));

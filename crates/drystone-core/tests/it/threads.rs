@@ -4,7 +4,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use drystone_core::{AllocError, Allocator, Config, DeviceId, Kind, Metric, PoolId, Purpose, StreamId};
+use drystone_core::{
+    AllocError, Allocator, Config, DeviceId, Kind, Metric, PoolId, Purpose, StreamId,
+};
 use drystone_sim::{Costs, OnMisuse, SimConfig, SimDriver};
 
 use crate::common::STREAMS;
