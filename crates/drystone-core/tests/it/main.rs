@@ -4,11 +4,16 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod blocks;
 mod errors;
 mod faults;
+mod history;
 mod pools;
+mod pressure;
 mod races;
 mod random;
+mod statistics;
+mod streams;
 mod threads;
 
 use common::world::World;

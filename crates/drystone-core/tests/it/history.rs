@@ -1,0 +1,65 @@
+//! The history: order, what each entry says, the ring.
+
+use drystone_core::Action::{
+    self, Alloc, FreeCompleted, FreeRequested, Oom, SegmentAlloc, SegmentFree, Snapshot,
+};
+
+use crate::{A, B, D0, KIB, MIB, World};
+
+fn actions(world: &World) -> Vec<Action> {
+    world.allocator.history().iter().map(|event| event.action).collect()
+}
+
+#[test]
+fn each_operation_is_written_down_in_order() {
+    let mut world = World::plain(8 * MIB, "history:100");
+    let at = world.allocate(D0, A, 3 * MIB).unwrap();
+    world.touch_on(at, B);
+    world.free(at);
+    world.allocate(D0, A, 64 * MIB).unwrap_err();
+    world.synchronize();
+    world.allocator.empty_cache(D0).unwrap();
+    let expected = [SegmentAlloc, Alloc, FreeRequested, FreeCompleted, SegmentFree, Oom];
+    let events = world.allocator.history();
+    let seen = events.iter().filter(|event| event.action != Snapshot);
+    let seen: Vec<_> = seen.collect();
+    assert_eq!(seen.iter().map(|event| event.action).collect::<Vec<_>>(), expected);
+    let figures = |n: usize| (seen[n].address, seen[n].size);
+    assert_eq!(figures(0), (at, 4 * MIB));
+    assert_eq!(figures(1), (at, 3 * MIB));
+    assert_eq!(figures(2), (at, 3 * MIB));
+    assert_eq!(figures(4), (at, 4 * MIB));
+    assert_eq!(figures(5), (8 * MIB, 64 * MIB), "the device's free bytes, and what was asked");
+    assert!(events.windows(2).all(|pair| pair[0].time_ns <= pair[1].time_ns));
+    assert!(seen.iter().all(|event| (event.device, event.stream) == (D0, A)));
+    world.finish();
+}
+
+#[test]
+fn the_ring_keeps_the_latest() {
+    let mut world = World::plain(8 * MIB, "history:5");
+    let at: Vec<u64> = (0..20).map(|_| world.allocate(D0, A, KIB).unwrap()).collect();
+    let kept: Vec<u64> = world.allocator.history().iter().map(|event| event.address).collect();
+    assert_eq!(kept, at[15..]);
+    world.allocator.set_history(2);
+    let kept: Vec<u64> = world.allocator.history().iter().map(|event| event.address).collect();
+    assert_eq!(kept, at[18..]);
+    world.allocator.set_history(3);
+    world.free(at[0]);
+    assert_eq!(actions(&world), [Alloc, FreeRequested, FreeCompleted]);
+    world.allocator.set_history(0);
+    world.free(at[1]);
+    assert_eq!(actions(&world), []);
+    world.allocator.set_history(1);
+    assert_eq!(actions(&world), [], "what was kept before is forgotten");
+    world.finish();
+}
+
+#[test]
+fn off_it_keeps_nothing() {
+    let mut world = World::plain(8 * MIB, "");
+    let at = world.allocate(D0, A, KIB).unwrap();
+    world.free(at);
+    assert_eq!(actions(&world), []);
+    world.finish();
+}
