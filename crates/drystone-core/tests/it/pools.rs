@@ -119,7 +119,8 @@ impl ReferenceStateMachine for Machine {
         let known = |name: &u32| model.live.iter().any(|block| block.name == *name);
         match step {
             Step::Begin(scope) => {
-                !model.is_begun(scope.pool) && !(scope.capture && model.capturing().is_some())
+                let one_capture = !scope.capture || model.capturing().is_none();
+                one_capture && !model.is_begun(scope.pool)
             }
             Step::Allocate { name, .. } => *name == model.names,
             Step::Free(name) | Step::Record { name, .. } => known(name),
