@@ -67,9 +67,8 @@ impl Bins {
         let block = &mut blocks[index as usize];
         block.set_bin_prev(before);
         block.set_bin_next(after);
-        if after != NONE {
-            blocks[after as usize].set_bin_prev(index);
-        }
+        // Record 0 takes what is written to no block: a branch here would be mispredicted often.
+        blocks[after as usize].set_bin_prev(index);
         if before != NONE {
             blocks[before as usize].set_bin_next(index);
         } else {
@@ -83,12 +82,9 @@ impl Bins {
     pub(crate) fn remove(&mut self, blocks: &mut [Block], index: BlockIndex) {
         let block = &blocks[index as usize];
         let (units, before, after) = (block.units, block.bin_prev(), block.bin_next());
-        if after != NONE {
-            blocks[after as usize].set_bin_prev(before);
-        }
-        if before != NONE {
-            blocks[before as usize].set_bin_next(after);
-        } else {
+        blocks[after as usize].set_bin_prev(before);
+        blocks[before as usize].set_bin_next(after);
+        if before == NONE {
             let bin = bin_of(units);
             self.heads[bin % BITS] = after;
             if after == NONE {

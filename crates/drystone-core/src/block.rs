@@ -175,7 +175,8 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     pub(crate) fn new() -> Self {
-        // Record 0 stands for "no block" and is never handed out.
+        // Record 0 stands for "no block" and is never handed out. It stays vacant, but its links
+        // are written to and mean nothing.
         Blocks { records: vec![Block::VACANT], vacant: NONE, live: 0 }
     }
 

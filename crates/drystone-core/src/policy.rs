@@ -9,13 +9,13 @@ use crate::units::{GRANULE, GRANULE_SHIFT, Kind, MIB, SMALL_LIMIT, round_to_divi
 /// rounding wastes nothing, since blocks pack at a granule anyway.
 const LEAST_LARGE_REMAINDER: u64 = GRANULE;
 
-/// A segment for large requests is a multiple of the power of two at or above this part of what
-/// the heap holds, within bounds: a few larger segments waste less than many small ones, whose
-/// free ends cannot be joined, as long as the last one is small beside the whole. Swept over the
-/// traces; docs/results/segment-policy.md has the figures.
+/// A segment is a multiple of the power of two at or above this part of what the heap holds of its
+/// kind, within bounds: a few larger segments waste less than many small ones, whose free ends
+/// cannot be joined, as long as the last one is small beside the whole. Swept over the traces;
+/// docs/results/segment-policy.md has the figures.
 const GRANULARITY_PART: u64 = 64;
 const GRANULARITY_MIN: u64 = 2 * MIB;
-const GRANULARITY_MAX: u64 = 128 * MIB;
+const GRANULARITY_MAX: [u64; 2] = [32 * MIB, 128 * MIB];
 
 /// The part of the time since the allocator was made that trading segments in may take, and what
 /// it may take beyond that: a workload that gains nothing from it is not slowed for long.
@@ -27,7 +27,7 @@ pub(crate) const TRADE_TIME_FREE_NS: u64 = 100_000_000;
 pub(crate) struct Policy {
     roundup: Option<Box<Config>>,
     rule: SplitRule,
-    small_segment: u64,
+    small_segment: Option<u64>,
     granularity: Option<u64>,
     min_large_segment: u64,
     slack: f64,
@@ -100,16 +100,14 @@ impl Policy {
     /// kind.
     pub(crate) fn segment(&self, fit: &Fit, held: u64) -> u64 {
         let least = self.least_segment(fit);
+        let part = (held / GRANULARITY_PART).next_power_of_two();
+        let grown = part.clamp(GRANULARITY_MIN, GRANULARITY_MAX[fit.kind as usize]);
         match fit.kind {
-            Kind::Small => self.small_segment.max(least),
-            Kind::Large => {
-                let granularity = self.granularity.unwrap_or_else(|| {
-                    let part = (held / GRANULARITY_PART).next_power_of_two();
-                    part.clamp(GRANULARITY_MIN, GRANULARITY_MAX)
-                });
-                round_up(least, granularity).max(self.min_large_segment)
-            }
+            Kind::Small => self.small_segment.unwrap_or(grown),
+            Kind::Large => round_up(least, self.granularity.unwrap_or(grown)),
         }
+        .max(least)
+        .max(if fit.kind == Kind::Large { self.min_large_segment } else { 0 })
     }
 
     /// Bytes that may be reserved before idle segments are traded in, where `peak` is the peak of

@@ -1,6 +1,6 @@
 //! What a key is, and the rules that several keys share.
 
-use super::bytes::{MIB, format_bytes_exact};
+use super::bytes::MIB;
 use super::error::ConfigError;
 use super::keys::KEYS;
 use super::nearest::nearest;
@@ -114,8 +114,4 @@ pub(super) fn show_bool(value: bool) -> Option<String> {
 
 pub(super) fn show_unless<T: PartialEq + ToString>(value: T, default: T) -> Option<String> {
     (value != default).then(|| value.to_string())
-}
-
-pub(super) fn show_bytes_unless(bytes: u64, default: u64) -> Option<String> {
-    (bytes != default).then(|| format_bytes_exact(bytes))
 }

@@ -3,9 +3,9 @@
 use super::bytes::{MIB, format_bytes_exact};
 use super::key::{
     KeyInfo, Origin, at_least_large, is_torch_large_segment, large_segment, put, set_large_segment,
-    show_bool, show_bytes_unless, show_unless,
+    show_bool, show_unless,
 };
-use super::settings::{Backend, CrossStream, DEFAULT_OOM_RETRIES, DEFAULT_SEGMENT, DEFAULT_SLACK};
+use super::settings::{Backend, CrossStream, DEFAULT_OOM_RETRIES, DEFAULT_SLACK};
 use super::values::show_divisions;
 
 const BOOL: &str = "True or False, spelled so";
@@ -311,10 +311,10 @@ pub static KEYS: &[KeyInfo] = &[
         origin: Origin::Drystone,
         help: "size of a segment for requests up to 1 MiB",
         allowed: "a multiple of 2MiB from 2MiB to 64MiB",
-        default: "2MiB",
+        default: "the allocator's choice, 2MiB and more as it holds more",
         has_effect: true,
-        apply: |c, v| put(v.pages(64 * MIB), &mut c.small_segment_size),
-        show: |c| show_bytes_unless(c.small_segment_size, DEFAULT_SEGMENT),
+        apply: |c, v| put(v.pages(64 * MIB).map(Some), &mut c.small_segment_size),
+        show: |c| c.small_segment_size.map(format_bytes_exact),
     },
     KeyInfo {
         name: "large_segment_size",

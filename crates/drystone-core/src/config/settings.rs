@@ -4,8 +4,6 @@ use super::bytes::MIB;
 
 /// torch's large segment, in bytes, where nothing else is said.
 pub(super) const DEFAULT_LARGE_SEGMENT: u64 = 20 * MIB;
-/// The size of segments for small requests, in bytes: one page.
-pub(super) const DEFAULT_SEGMENT: u64 = 2 * MIB;
 /// How much may be reserved above the peak of live bytes, as a part of it.
 pub(super) const DEFAULT_SLACK: f64 = 0.1;
 /// How often out-of-memory callbacks may cause another try.
@@ -53,9 +51,9 @@ pub struct Config {
     /// segment is paid for with the idle ones that were too small for the request (`slack`, 0.1;
     /// 0 to 100).
     pub slack: f64,
-    /// The size of a segment for small requests (`small_segment_size`, 2 MiB; a multiple of 2 MiB
-    /// up to 64 MiB).
-    pub small_segment_size: u64,
+    /// The size of a segment for small requests (`small_segment_size`; a multiple of 2 MiB up to
+    /// 64 MiB). `None`: the allocator chooses, 2 MiB and more as it holds more.
+    pub small_segment_size: Option<u64>,
     /// The least size of a segment for large requests, from torch's `large_segment_size_mb` or
     /// Drystone's `large_segment_size`, which are one setting. `None`: the allocator chooses; where
     /// torch bounds other settings by it, it then counts as 20 MiB.
@@ -89,7 +87,7 @@ impl Default for Config {
             soft_limit: None,
             segment_granularity: None,
             slack: DEFAULT_SLACK,
-            small_segment_size: DEFAULT_SEGMENT,
+            small_segment_size: None,
             min_large_segment: None,
             min_split_remainder: None,
             cross_stream: CrossStream::default(),

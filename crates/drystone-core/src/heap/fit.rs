@@ -1,7 +1,7 @@
 //! Finding a free block for a request, and cutting it to size.
 
 use super::HeapCore;
-use crate::block::{Block, BlockIndex, NONE, State};
+use crate::block::{Block, BlockIndex, State};
 use crate::units::{GRANULE_SHIFT, Kind};
 
 /// Which free blocks a request may take, and when the rest is split off. Sizes in granules.
@@ -119,9 +119,7 @@ impl HeapCore {
         let block = &mut self.blocks[index];
         block.units = units;
         block.next = tail;
-        if next != NONE {
-            self.blocks[next].prev = tail;
-        }
+        self.blocks[next].prev = tail;
         self.segment_mut(segment).started(offset, offset + units, tail);
         tail
     }

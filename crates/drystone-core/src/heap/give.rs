@@ -120,11 +120,12 @@ impl HeapCore {
         let mut index = index;
         self.blocks[index].set_free();
         let (prev, next) = (self.blocks[index].prev, self.blocks[index].next);
-        if next != NONE && self.blocks[next].state() == State::Free {
+        // Record 0, which stands for no neighbour, is not free.
+        if self.blocks[next].state() == State::Free {
             self.unfile(next, kind);
             self.absorb(index, next);
         }
-        if prev != NONE && self.blocks[prev].state() == State::Free {
+        if self.blocks[prev].state() == State::Free {
             self.unfile(prev, kind);
             self.absorb(prev, index);
             index = prev;
@@ -142,9 +143,7 @@ impl HeapCore {
         let block = &mut self.blocks[index];
         block.units += gone.units;
         block.next = gone.next;
-        if gone.next != NONE {
-            self.blocks[gone.next].prev = index;
-        }
+        self.blocks[gone.next].prev = index;
     }
 }
 
