@@ -31,31 +31,40 @@ impl Counter {
     }
 }
 
-/// A quantity that goes up and down: what it is now, and what was ever taken off.
+/// A quantity that goes up and down: what was ever added, and what was ever taken off. One store
+/// each way.
 #[derive(Debug, Default)]
 struct Flow {
-    current: Counter,
-    freed: Counter,
+    added: Counter,
+    taken: Counter,
 }
 
 impl Flow {
-    #[inline]
+    #[inline(always)]
     fn up(&self, by: u64) {
-        self.current.add(by);
+        self.added.add(by);
     }
-    #[inline]
+    #[inline(always)]
     fn down(&self, by: u64) {
-        self.current.sub(by);
-        self.freed.add(by);
+        self.taken.add(by);
+    }
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        self.added.get().wrapping_sub(self.taken.get())
     }
     /// Follows a quantity that is kept elsewhere.
     #[inline(always)]
     fn follow(&self, now: u64) {
-        let before = self.current.get();
-        if now < before {
-            self.freed.add(before - now);
+        let change = now.wrapping_sub(self.now());
+        if (change as i64) < 0 {
+            self.taken.add(change.wrapping_neg());
+        } else {
+            self.added.add(change);
         }
-        self.current.set(now);
+    }
+    fn clear(&self) {
+        self.added.set(0);
+        self.taken.set(0);
     }
 }
 
@@ -107,9 +116,10 @@ impl Counters {
 
     /// A block that came back at once counts as neither handed out nor freed.
     pub(crate) fn was_not_handed_out(&self, bytes: u64, requested: u64) {
-        self.hot[BLOCKS].freed.sub(1);
-        self.hot[BYTES].freed.sub(bytes);
-        self.hot[REQUESTED].freed.sub(requested);
+        for (i, by) in [(BLOCKS, 1), (BYTES, bytes), (REQUESTED, requested)] {
+            self.hot[i].added.sub(by);
+            self.hot[i].taken.sub(by);
+        }
     }
 
     /// A block came back but waits for a recorded stream.
@@ -138,7 +148,7 @@ impl Counters {
     /// are the blocks here as long as none is pending.
     #[inline(always)]
     pub(crate) fn now(&self, i: usize) -> u64 {
-        self.hot[i].current.get()
+        self.hot[i].now()
     }
 
     /// Whether a block is pending.
@@ -149,20 +159,21 @@ impl Counters {
 
     /// A segment came in, from the driver or from another heap.
     pub(crate) fn segment_in(&self, bytes: u64) {
-        self.segments.current.add(1);
-        self.reserved.current.add(bytes);
+        self.segments.up(1);
+        self.reserved.up(bytes);
     }
 
-    /// A segment went out, to the driver or to another heap.
+    /// A segment went out, to the driver or to another heap: as if it had never come in.
     pub(crate) fn segment_out(&self, bytes: u64) {
-        self.segments.current.sub(1);
-        self.reserved.current.sub(bytes);
+        self.segments.added.sub(1);
+        self.reserved.added.sub(bytes);
     }
 
     /// The driver has taken a segment back that went out before.
     pub(crate) fn segment_freed(&self, bytes: u64) {
-        self.segments.freed.add(1);
-        self.reserved.freed.add(bytes);
+        self.segment_in(bytes);
+        self.segments.down(1);
+        self.reserved.down(bytes);
     }
 
     /// Every metric now.
@@ -177,15 +188,15 @@ impl Counters {
             requested,
             split_blocks,
             split_bytes,
-            self.segments.current.get(),
-            self.reserved.current.get(),
+            self.segments.now(),
+            self.reserved.now(),
         ]
     }
 
     /// What was ever taken off each metric.
     pub(crate) fn freed_ever(&self) -> Values {
         let [blocks, bytes, requested, split_blocks, split_bytes] =
-            std::array::from_fn(|i| self.hot[i].freed.get());
+            std::array::from_fn(|i| self.hot[i].taken.get());
         [
             blocks,
             bytes,
@@ -194,16 +205,13 @@ impl Counters {
             requested,
             split_blocks,
             split_bytes,
-            self.segments.freed.get(),
-            self.reserved.freed.get(),
+            self.segments.taken.get(),
+            self.reserved.taken.get(),
         ]
     }
 
     fn clear(&self) {
-        for flow in self.hot.iter().chain([&self.segments, &self.reserved]) {
-            flow.current.set(0);
-            flow.freed.set(0);
-        }
+        self.hot.iter().chain([&self.segments, &self.reserved]).for_each(Flow::clear);
         self.pending_blocks.set(0);
         self.pending_bytes.set(0);
     }
