@@ -68,6 +68,8 @@ fn a_segment_used_again_between_look_and_take_is_not_adopted() {
         let at = other.allocate(4 * MIB, D0, A).unwrap();
         busy.stamp_write(D0, A, at, 4 * MIB, 2).unwrap();
         other.free(at).unwrap();
+        // Whoever looks at the heap sees an idle segment again, not a block freed last.
+        other.snapshot();
     });
     let at = allocator.allocate(4 * MIB, D0, B).unwrap();
     sim.stamp_write(D0, B, at, 4 * MIB, 3).unwrap();

@@ -166,6 +166,31 @@ fn threads_share_two_devices() {
 }
 
 #[test]
+fn statistics_are_read_while_heaps_come_and_go() {
+    within(60, || {
+        let team = team(1, 256 * MIB, "");
+        let readers = [(); 2].map(|()| {
+            let team = Arc::clone(&team);
+            std::thread::spawn(move || {
+                while !team.over.load(Relaxed) {
+                    team.allocator.stats(D0).unwrap();
+                }
+            })
+        });
+        for number in 0..6000 {
+            let pool = PoolId(9, number);
+            team.allocator.begin_pool(D0, pool, Purpose::User, |_| true).unwrap();
+            // Nothing fits, so that the pool is left with an empty heap.
+            team.allocator.allocate(1 << 30, D0, STREAMS[1]).unwrap_err();
+            team.allocator.end_pool(D0, pool).unwrap();
+            team.allocator.release_pool(D0, pool).unwrap();
+        }
+        team.over.store(true, Relaxed);
+        readers.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+#[test]
 fn pools_come_and_go_while_others_allocate_and_read() {
     within(120, || {
         let team = team(1, 256 * MIB, "");
