@@ -80,6 +80,25 @@ fn a_segment_used_again_between_look_and_take_is_not_adopted() {
 }
 
 #[test]
+fn a_block_freed_while_its_heap_takes_a_segment() {
+    let (_sim, tap, allocator) = allocator("", 64 * MIB);
+    let at = [0; 3].map(|_| allocator.allocate(512, D0, A).unwrap());
+    let other = Arc::downgrade(&allocator);
+    in_call(&tap, DriverCall::SegmentAlloc, 1, move || {
+        other.upgrade().unwrap().free(at[0]).unwrap();
+    });
+    allocator.allocate(MIB, D0, A).unwrap();
+    allocator.allocate(MIB, D0, A).unwrap();
+    tap.set_hook(None);
+    allocator.check_invariants().unwrap();
+    let stats = allocator.stats(D0).unwrap().memory;
+    let split = stats.all(drystone_core::Metric::InactiveSplit).current;
+    let free = allocator.snapshot().iter().flat_map(|segment| segment.blocks.clone());
+    let free = free.filter(|block| block.state == drystone_core::BlockState::Inactive);
+    assert_eq!(free.count() as u64, split);
+}
+
+#[test]
 fn a_pool_released_while_its_request_asks_for_memory() {
     within(20, || {
         let (sim, tap, allocator) = allocator("", 64 * MIB);
