@@ -93,7 +93,7 @@ fn a_block_freed_while_its_heap_takes_a_segment() {
     allocator.check_invariants().unwrap();
     let stats = allocator.stats(D0).unwrap().memory;
     let split = stats.all(drystone_core::Metric::InactiveSplit).current;
-    let free = allocator.snapshot().iter().flat_map(|segment| segment.blocks.clone());
+    let free = allocator.snapshot().into_iter().flat_map(|segment| segment.blocks);
     let free = free.filter(|block| block.state == drystone_core::BlockState::Inactive);
     assert_eq!(free.count() as u64, split);
 }
