@@ -141,3 +141,8 @@ impl<M: Memory> RandomSizes<M> {
         *slot = Some(self.memory.allocate(u64::from(size)));
     }
 }
+
+/// The README's examples, so that they are compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -2,7 +2,7 @@
 //!
 //! Two implementations exist: `drystone-cuda` (the CUDA driver) and `drystone-sim` (a simulated
 //! device that enforces this page). The allocator holds no lock while it calls any of these
-//! functions, so each must be callable from several threads at once.
+//! functions but [`Driver::now_ns`], so each must be callable from several threads at once.
 //!
 //! Rules common to all functions:
 //!

@@ -94,7 +94,7 @@ impl<D: Driver> Allocator<D> {
             })
             .collect::<Result<_, DriverError>>()?;
         let made_at_ns = driver.now_ns();
-        Ok(Allocator {
+        let allocator = Allocator {
             takes_notes: AtomicBool::new(config.history > 0 || config.max_split_size.is_some()),
             driver,
             policy: Policy::new(&config),
@@ -105,7 +105,20 @@ impl<D: Driver> Allocator<D> {
             heaps: Registry::new(),
             table: AddressTable::new(),
             callbacks: Callbacks::default(),
-        })
+        };
+        for device in &allocator.devices {
+            // Whether or not the application listens, whoever reads the log is told.
+            let told = allocator.on_soft_limit(device.id, |pressure| {
+                tracing::warn!(
+                    device = pressure.device.0,
+                    reserved = pressure.reserved,
+                    soft_limit = pressure.watermark,
+                    "more than the soft limit is reserved"
+                );
+            });
+            debug_assert!(told.is_ok());
+        }
+        Ok(allocator)
     }
 
     /// The configuration it was made with.
@@ -358,6 +371,18 @@ impl<D: Driver> Allocator<D> {
         let known = self.device(device)?;
         let (reserved, limit) = (known.reserved(), known.limit().unwrap_or(known.total));
         Ok(self.callbacks.on_pressure(device, watermark, reserved, limit, Arc::new(call)))
+    }
+
+    /// Registers a callback for when the bytes reserved of a device pass the configured
+    /// `soft_limit` on the way up, like [`Allocator::on_pressure`]. None, and nothing registered,
+    /// if no such limit is configured.
+    pub fn on_soft_limit(
+        &self,
+        device: DeviceId,
+        call: impl Fn(&crate::Pressure) + Send + Sync + 'static,
+    ) -> Result<Option<crate::CallbackId>, InvalidDevice> {
+        let limit = self.config.soft_limit.map(Watermark::Bytes);
+        limit.map(|limit| self.on_pressure(device, limit, call)).transpose()
     }
 
     /// Registers a callback for when a request is about to fail for lack of memory. It may free

@@ -29,9 +29,10 @@ pub struct Config {
     /// Above this fraction of the allowed memory, idle memory is given back
     /// (`garbage_collection_threshold`, in (0, 1)). 0.0, the default, is off.
     pub garbage_collection_threshold: f64,
-    /// Segments grow by mapping memory into reserved addresses (`expandable_segments`, off).
+    /// Accepted and without effect yet: segments grow by mapping memory into reserved addresses
+    /// (`expandable_segments`, off).
     pub expandable_segments: bool,
-    /// Blocks freed on other streams are reused while a graph is captured
+    /// Accepted and without effect: blocks freed on other streams are reused while a graph is captured
     /// (`graph_capture_record_stream_reuse`, off).
     pub graph_capture_record_stream_reuse: bool,
     /// Accepted and without effect: Drystone never holds a lock across a driver call
