@@ -92,10 +92,11 @@ impl Callbacks {
     /// Forgets a callback; false if it is not known.
     pub(crate) fn remove(&self, id: CallbackId) -> bool {
         let (mut pressure, mut oom) = (self.pressure.write(), self.oom.write());
-        let before = pressure.len() + oom.len();
-        pressure.retain(|watcher| watcher.id != id);
-        oom.retain(|(known, _)| *known != id);
-        pressure.len() + oom.len() < before
+        let watchers: Vec<_> = pressure.extract_if(.., |watcher| watcher.id == id).collect();
+        let calls: Vec<_> = oom.extract_if(.., |(known, _)| *known == id).collect();
+        // What they own is the application's: dropped without a lock.
+        drop((pressure, oom));
+        !watchers.is_empty() || !calls.is_empty()
     }
 
     /// Tells whom it concerns that `reserved` bytes are held now: once on the way up, and again

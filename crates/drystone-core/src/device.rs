@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::driver::{DeviceId, StreamId};
 use crate::pool::{Pool, PoolId, Purpose};
@@ -83,6 +83,8 @@ pub(crate) struct Device {
     /// How many scopes there are, so that the fast path need not look.
     active_scopes: AtomicU32,
     captures: AtomicU32,
+    /// Read while the driver is asked what it forbids in a capture; written while one begins.
+    asking: RwLock<()>,
     pub(crate) tickers: Tickers,
     pub(crate) totals: Totals,
     pub(crate) counters: DeviceCounters,
@@ -103,6 +105,7 @@ impl Device {
             scopes: RwLock::new(Vec::new()),
             active_scopes: AtomicU32::new(0),
             captures: AtomicU32::new(0),
+            asking: RwLock::new(()),
             tickers: Tickers::new(id),
             totals: Totals::new(),
             counters: DeviceCounters::default(),
@@ -141,6 +144,12 @@ impl Device {
         self.captures.load(Ordering::Acquire) > 0
     }
 
+    /// Keeps captures from beginning, for what they forbid; none if one is underway or about to
+    /// begin. To be held by a thread once, and without calling the application.
+    pub(crate) fn outside_captures(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        self.asking.try_read().filter(|_| !self.is_capturing())
+    }
+
     /// Whether any pool was begun.
     #[inline]
     pub(crate) fn has_scopes(&self) -> bool {
@@ -161,6 +170,52 @@ impl Device {
             return Some(Arc::clone(&self.default_pool));
         }
         self.private_pools.read().get(&id).cloned()
+    }
+
+    /// Whether the memory that the pool caches must stay, for the replays of a captured graph.
+    pub(crate) fn is_kept_for_replay(&self, id: PoolId) -> bool {
+        id != PoolId::DEFAULT && self.pool(id).is_some_and(|pool| pool.is_kept_for_replay())
+    }
+
+    /// Gives a hold on a pool back. False if there is none.
+    pub(crate) fn release_hold(&self, pool: &Pool) -> bool {
+        let mut sealed = false;
+        loop {
+            let scopes = self.scopes.read();
+            let captures = |scope: &Scope| scope.purpose == Purpose::Capture;
+            let begun = scopes.iter().any(|scope| scope.pool.id == pool.id && captures(scope));
+            let mut holding = pool.holding.lock();
+            // The graphs go with the last hold, but their last launches may still be running, on
+            // any stream. While the pool is begun for one, nothing is lent; its end seals it.
+            if holding.captured && holding.uses == 1 && !begun && !sealed {
+                drop(holding);
+                drop(scopes);
+                self.seal(pool.id);
+                sealed = true;
+                continue;
+            }
+            let Some(uses) = holding.uses.checked_sub(1) else { return false };
+            holding.uses = uses;
+            holding.captured &= uses > 0;
+            return true;
+        }
+    }
+
+    /// Lets no memory that a pool holds now be used again before the device was waited for.
+    fn seal(&self, id: PoolId) {
+        for (_, heap) in self.totals.heaps().into_iter().filter(|(pool, _)| *pool == id) {
+            let mut core = heap.lock();
+            if core.serves(self.id, id) {
+                core.seal();
+            }
+        }
+    }
+
+    /// At the allocator's end: no graph over its memory is launched any more.
+    pub(crate) fn forget_graphs(&self) {
+        for pool in self.private_pools.read().values() {
+            pool.holding.lock().captured = false;
+        }
     }
 
     /// Holds a pool once more, made on first use.
@@ -186,6 +241,9 @@ impl Device {
 
     /// Begins a scope. False if the pool has one.
     pub(crate) fn begin(&self, scope: Scope) -> bool {
+        let capture = scope.purpose == Purpose::Capture;
+        // What captures forbid is over before one begins.
+        let _quiet = capture.then(|| self.asking.write());
         let mut scopes = self.scopes.write();
         if scopes.iter().any(|other| other.pool.id == scope.pool.id) {
             return false;
@@ -210,9 +268,17 @@ impl Device {
             // Released and held again while it was begun, it is a graph's all the same.
             let mut holding = scope.pool.holding.lock();
             holding.captured |= holding.uses > 0;
+            let released = holding.uses == 0;
+            drop(holding);
+            if released {
+                self.seal(id);
+            }
             self.captures.fetch_sub(1, Ordering::AcqRel);
         }
         self.active_scopes.fetch_sub(1, Ordering::AcqRel);
+        // The filter is the caller's: dropped without the lock.
+        drop(scopes);
+        drop(scope);
         true
     }
 }

@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 
 use super::Allocator;
 use super::slow::{NoSegment, Quest};
-use crate::driver::{Driver, DriverError};
+use crate::device::Device;
+use crate::driver::{Driver, DriverCall, DriverError, DriverErrorKind};
 use crate::heap::{Fit, Handed, Heap, IdleSegment, Located, Segment};
 use crate::pool::PoolId;
 use crate::ticket::Ticker;
@@ -34,10 +35,14 @@ impl<D: Driver> Allocator<D> {
         let most = self.policy.least_segment(fit).saturating_mul(ADOPT_UP_TO);
         let mut offers = self.offers(quest, most);
         let events = &device.tickers.events;
+        let awake = device.outside_captures();
         offers.retain(|offer| {
             if offer.ticker.stream == request.stream || offer.ticker.has_passed(offer.segment.stamp)
             {
                 return true;
+            }
+            if awake.is_none() {
+                return false;
             }
             // Not known to have passed: have it found out by the next time at least.
             let asked = offer
@@ -49,8 +54,9 @@ impl<D: Driver> Allocator<D> {
             }
             offer.ticker.has_passed(offer.segment.stamp)
         });
+        drop(awake);
         for offer in offers {
-            if let Some(segment) = self.detach(&offer.heap, &offer.segment) {
+            if let Some(segment) = self.detach(device, &offer.heap, &offer.segment) {
                 // It may have been used again, and freed again, since it was looked at.
                 if offer.ticker.stream != request.stream
                     && !offer.ticker.has_passed(segment.idle_stamp())
@@ -69,7 +75,7 @@ impl<D: Driver> Allocator<D> {
     pub(super) fn borrow_waiting(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
         let Quest { device, request, .. } = *quest;
         for offer in self.offers(quest, u64::MAX) {
-            let Some(segment) = self.detach(&offer.heap, &offer.segment) else { continue };
+            let Some(segment) = self.detach(device, &offer.heap, &offer.segment) else { continue };
             let waits = offer.ticker.stream == request.stream
                 || self
                     .wait_on_gpu(quest, &offer.ticker)
@@ -88,19 +94,25 @@ impl<D: Driver> Allocator<D> {
     }
 
     fn wait_on_gpu(&self, quest: &Quest<'_>, lender: &Ticker) -> Result<(), DriverError> {
+        let _awake = quest.device.outside_captures().ok_or_else(|| DriverError {
+            call: DriverCall::StreamWaitEvent,
+            kind: DriverErrorKind::NotPermitted,
+            code: 0,
+            detail: "a capture has begun".into(),
+        })?;
         lender.make_wait(&self.driver, &quest.device.tickers.events, quest.request.stream)
     }
 
     /// The heaps whose free memory this request may use: those of its pool, unless graphs replay
     /// over it, and with `released` also those of pools that nobody holds any more.
-    fn lenders(&self, quest: &Quest<'_>, released: bool) -> Vec<Arc<Heap>> {
+    fn lenders(&self, quest: &Quest<'_>, released: bool) -> Vec<(PoolId, Arc<Heap>)> {
         let Quest { device, pool, ref heap, .. } = *quest;
         let own = !pool.is_kept_for_replay();
         let heaps = device.totals.heaps().into_iter().filter(|(id, other)| {
             other.id != heap.id
                 && if *id == pool.id { own } else { released && self.is_orphaned(quest, *id) }
         });
-        heaps.map(|(_, heap)| heap).collect()
+        heaps.collect()
     }
 
     fn is_orphaned(&self, quest: &Quest<'_>, id: PoolId) -> bool {
@@ -111,8 +123,11 @@ impl<D: Driver> Allocator<D> {
     fn offers(&self, quest: &Quest<'_>, most: u64) -> Vec<Offer> {
         let fit = quest.fit;
         let mut offers = Vec::new();
-        for heap in self.lenders(quest, true) {
+        for (id, heap) in self.lenders(quest, true) {
             let mut core = heap.lock();
+            if !core.serves(quest.device.id, id) || core.is_sealed() {
+                continue;
+            }
             let Some(ticker) = core.ticker().cloned() else { continue };
             for segment in core.idle_segments() {
                 let units = (segment.bytes >> crate::units::GRANULE_SHIFT) as u32;
@@ -126,10 +141,19 @@ impl<D: Driver> Allocator<D> {
         offers
     }
 
-    /// Takes an idle segment out of its heap, if it is still idle.
-    pub(super) fn detach(&self, heap: &Heap, idle: &IdleSegment) -> Option<Segment> {
+    /// Takes an idle segment out of its heap, if it is still idle, and no graph was captured over
+    /// it since it was looked at.
+    pub(super) fn detach(
+        &self,
+        device: &Device,
+        heap: &Heap,
+        idle: &IdleSegment,
+    ) -> Option<Segment> {
         let mut core = heap.lock();
-        let segment = heap.let_go(&mut core, idle.index, idle.base)?;
+        if device.is_kept_for_replay(core.key?.pool) {
+            return None;
+        }
+        let segment = heap.let_go(&mut core, idle)?;
         self.table.remove(segment.base, segment.bytes());
         Some(segment)
     }
@@ -170,8 +194,13 @@ impl<D: Driver> Allocator<D> {
     fn borrow_block(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
         let Quest { device, fit, request, .. } = *quest;
         let borrower = device.tickers.of(request.stream);
-        for heap in self.lenders(quest, false) {
+        for (id, heap) in self.lenders(quest, false) {
             let mut core = heap.lock();
+            // It may serve others by now, or a graph.
+            let serves = core.serves(device.id, id) && !core.is_sealed();
+            if !serves || device.is_kept_for_replay(id) {
+                continue;
+            }
             let Some(lender) = core.ticker().cloned() else { continue };
             let Some(index) = core.find(fit) else { continue };
             let handed = heap.hand_out(&mut core, index, fit);

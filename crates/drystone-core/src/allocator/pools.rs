@@ -68,11 +68,7 @@ impl<D: Driver> Allocator<D> {
     fn release_hold(&self, device: &Device, pool: PoolId) -> Result<(), PoolError> {
         let unknown = PoolError::Unknown { device: device.id, pool };
         let Some(held) = device.pool(pool) else { return Err(unknown) };
-        let mut holding = held.holding.lock();
-        holding.uses = holding.uses.checked_sub(1).ok_or(unknown)?;
-        // The graphs have gone with the last hold.
-        holding.captured &= holding.uses > 0;
-        Ok(())
+        if device.release_hold(&held) { Ok(()) } else { Err(unknown) }
     }
 
     fn private(&self, device: DeviceId, pool: PoolId) -> Result<&Device, PoolError> {

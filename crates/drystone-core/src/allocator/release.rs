@@ -80,8 +80,11 @@ impl<D: Driver> Allocator<D> {
         }
         let heaps = device.totals.heaps().into_iter().filter(|(id, _)| wanted(*id));
         heaps
-            .flat_map(|(_, heap)| {
-                let idle = heap.lock().idle_segments();
+            .flat_map(|(id, heap)| {
+                let mut core = heap.lock();
+                let serves = core.serves(device.id, id);
+                let idle = if serves { core.idle_segments() } else { Vec::new() };
+                drop(core);
                 idle.into_iter().map(move |idle| Candidate { heap: Arc::clone(&heap), idle })
             })
             .collect()
@@ -89,9 +92,10 @@ impl<D: Driver> Allocator<D> {
 
     /// Gives the candidates that are still idle back: bytes given back.
     fn release(&self, device: &Device, candidates: Vec<Candidate>) -> Result<u64, DriverError> {
+        let Some(awake) = device.outside_captures() else { return Ok(0) };
         let mut leaving: Vec<(Arc<Heap>, Segment)> = Vec::new();
         for Candidate { heap, idle } in candidates {
-            if let Some(segment) = self.detach(&heap, &idle) {
+            if let Some(segment) = self.detach(device, &heap, &idle) {
                 leaving.push((heap, segment));
             }
         }
@@ -114,6 +118,7 @@ impl<D: Driver> Allocator<D> {
             }
             self.put_back(&heap, segment);
         }
+        drop(awake);
         let limit = device.limit().unwrap_or(device.total);
         self.callbacks.reserved_is(device.id, device.reserved(), limit);
         result.map(|()| released)
@@ -236,18 +241,40 @@ impl<D: Driver> Allocator<D> {
         device.counters.trade_ns.fetch_add(took, Ordering::Relaxed);
     }
 
-    /// Step 7: the host waits for all pending blocks of the device. True if there were any.
+    /// Waits for the last launches of graphs whose pools were released, after which others may
+    /// have their memory. True if there was any.
+    fn unseal(&self, device: &Device) -> Result<bool, DriverError> {
+        let heaps = device.totals.heaps().into_iter();
+        let sealed: Vec<_> = heaps
+            .filter_map(|(_, heap)| {
+                let term = heap.lock().sealed_term()?;
+                Some((heap, term))
+            })
+            .collect();
+        let Some(_awake) = device.outside_captures().filter(|_| !sealed.is_empty()) else {
+            return Ok(false);
+        };
+        self.synchronize(device)?;
+        for (heap, term) in sealed {
+            heap.lock().unseal(term);
+        }
+        Ok(true)
+    }
+
+    /// Step 7: the host waits for all pending blocks of the device, and for launches that no ticket
+    /// covers. True if there were any.
     pub(super) fn wait_for_pending(&self, device: &Device) -> Result<bool, DriverError> {
-        let mut any = false;
+        let (mut any, mut waited) = (self.unseal(device)?, false);
         for (_, heap) in device.totals.heaps() {
             let waits = heap.lock().waits();
             for wait in waits {
-                any = true;
+                let Some(_awake) = device.outside_captures() else { return Ok(any) };
+                (any, waited) = (true, true);
                 wait.ticker.wait(&self.driver, &device.tickers.events, wait.stamp)?;
             }
             self.settle_known(device, &heap);
         }
-        if any {
+        if waited {
             device.counters.sync_all_streams.fetch_add(1, Ordering::Relaxed);
         }
         Ok(any)
@@ -264,8 +291,8 @@ impl<D: Driver> Allocator<D> {
             for (id, heap) in heaps() {
                 let mut core = heap.lock();
                 // A request may have filled it since; then it stays, an orphan whose memory
-                // others may adopt.
-                if core.is_empty() {
+                // others may adopt. Or another thread has retired it already.
+                if core.serves(device.id, id) && core.is_empty() {
                     device.totals.retire_heap(&heap, id);
                     core.retire();
                     heap.counters.clear();
@@ -279,6 +306,7 @@ impl<D: Driver> Allocator<D> {
 
     /// At the allocator's end: every idle segment of every pool, and every event.
     pub(super) fn release_everything(&self, device: &Device) -> Result<(), DriverError> {
+        device.forget_graphs();
         // What fails does not keep the rest from going back.
         let capturing = device.is_capturing();
         let waited = if capturing { Ok(false) } else { self.wait_for_pending(device) };

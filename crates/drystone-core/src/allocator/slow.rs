@@ -248,9 +248,7 @@ impl<D: Driver> Allocator<D> {
     /// Frees the pending blocks of a heap whose streams have passed, asking the driver how far the
     /// streams have come. Does nothing while a capture is underway.
     pub(super) fn settle(&self, device: &Device, heap: &Heap) {
-        if device.is_capturing() {
-            return;
-        }
+        let Some(awake) = device.outside_captures() else { return };
         let waits = heap.lock().waits();
         let events = &device.tickers.events;
         for wait in waits {
@@ -263,13 +261,14 @@ impl<D: Driver> Allocator<D> {
                 tracing::warn!(%error, "cannot tell how far {} has come", wait.ticker.stream);
             }
         }
+        drop(awake);
         self.settle_known(device, heap);
     }
 
     /// Frees the pending blocks of a heap whose streams are known to have passed.
     pub(super) fn settle_known(&self, device: &Device, heap: &Heap) {
         let mut core = heap.lock();
-        let Some(key) = core.key else { return };
+        let Some(key) = core.key.filter(|key| key.device == device.id) else { return };
         let note = self.history.is_on();
         heap.settle_pending(&mut core, |address, requested| {
             if note {

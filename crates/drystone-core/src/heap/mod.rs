@@ -68,6 +68,8 @@ pub(crate) struct HeapCore {
     pub(crate) key: Option<HeapKey>,
     /// Counts the uses of the heap: whoever found it under another term has to look again.
     term: Term,
+    /// Whether graphs have used its memory whose last launches no ticket covers.
+    sealed: bool,
     /// The tickets of the heap's own stream; none exactly when `key` is none.
     ticker: Option<Arc<Ticker>>,
     blocks: Blocks,
@@ -147,6 +149,7 @@ impl HeapCore {
         HeapCore {
             key: None,
             term: 0,
+            sealed: false,
             ticker: None,
             blocks: Blocks::new(),
             bins: [Bins::new(), Bins::new()],
@@ -179,6 +182,33 @@ impl HeapCore {
     pub(crate) fn retire(&mut self) {
         debug_assert!(self.is_empty());
         *self = HeapCore { term: self.term + 1, ..HeapCore::new() };
+    }
+
+    /// Ends the term, with memory in the heap that graphs have used on streams of which no ticket
+    /// knows: nothing is handed out or lent of it before the device was waited for.
+    pub(crate) fn seal(&mut self) {
+        self.term += 1;
+        self.sealed = true;
+    }
+
+    /// Whether only the driver may have the heap's memory now.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// The term, if it is sealed.
+    pub(crate) fn sealed_term(&self) -> Option<Term> {
+        self.sealed.then_some(self.term)
+    }
+
+    /// The device has done what was submitted to it before the heap was sealed for this term.
+    pub(crate) fn unseal(&mut self, term: Term) {
+        self.sealed &= self.term != term;
+    }
+
+    /// Whether it is a heap of this pool now.
+    pub(crate) fn serves(&self, device: DeviceId, pool: PoolId) -> bool {
+        self.key.is_some_and(|key| key.device == device && key.pool == pool)
     }
 
     /// Whether it holds no segment, and none of its is on the way out.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Heap, HeapCore};
+use super::{Heap, HeapCore, Term};
 use crate::block::{Block, BlockIndex, NONE, State};
 use crate::ticket::{Stamp, Ticker};
 use crate::units::{GRANULE_SHIFT, Kind};
@@ -101,7 +101,10 @@ impl Segment {
 /// A segment that is one free block, as seen when its heap was last locked.
 #[derive(Clone, Debug)]
 pub(crate) struct IdleSegment {
-    pub(crate) index: u32,
+    index: u32,
+    /// The term of its heap then: in another one the index and the base may be those of another
+    /// segment.
+    term: Term,
     pub(crate) base: u64,
     pub(crate) bytes: u64,
     pub(crate) kind: Kind,
@@ -180,6 +183,7 @@ impl HeapCore {
             let block = &self.blocks[segment.first];
             (block.state() == State::Free && block.next == NONE).then(|| IdleSegment {
                 index: index as u32,
+                term: self.term,
                 base: segment.base,
                 bytes: segment.bytes(),
                 kind: segment.kind,
@@ -216,10 +220,13 @@ impl Heap {
         core.add_segment(segment)
     }
 
-    /// Lets an idle segment go, counted; none if it is not idle any more. It is away until
-    /// [`HeapCore::came_to_rest`] says where it ended.
-    pub(crate) fn let_go(&self, core: &mut HeapCore, at: u32, base: u64) -> Option<Segment> {
-        let segment = core.remove_segment(at, base)?;
+    /// Lets an idle segment go, counted; none if it is not idle any more, or the heap serves
+    /// another term. It is away until [`HeapCore::came_to_rest`] says where it ended.
+    pub(crate) fn let_go(&self, core: &mut HeapCore, idle: &IdleSegment) -> Option<Segment> {
+        if !core.is_term(idle.term) {
+            return None;
+        }
+        let segment = core.remove_segment(idle.index, idle.base)?;
         core.away += 1;
         self.counters.of(segment.kind).segment_out(segment.bytes());
         Some(segment)

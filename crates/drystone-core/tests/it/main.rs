@@ -8,6 +8,7 @@ mod blocks;
 mod errors;
 mod faults;
 mod history;
+mod orderings;
 mod pools;
 mod pressure;
 mod races;
