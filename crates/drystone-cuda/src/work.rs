@@ -177,11 +177,16 @@ pub(crate) fn holder(
 impl CudaDriver {
     /// Compiles PTX text for the device and loads it.
     ///
-    /// Errors: [`CudaError::InvalidValue`] for a text with a zero byte in it, [`CudaError::Call`]
+    /// Errors: [`CudaError::InvalidValue`] for a text with a control character other than white
+    /// space in it: the driver takes a text that begins like a cubin for one, and would follow the
+    /// offsets in it out of bounds; [`CudaError::Call`]
     /// with codes such as 218 (`CUDA_ERROR_INVALID_PTX`).
     pub fn load_ptx(&self, device: DeviceId, ptx: &str) -> Result<Module, CudaError> {
-        let text = CString::new(ptx)
-            .map_err(|_| CudaError::InvalidValue("PTX text with a zero byte".to_owned()))?;
+        let refused = || CudaError::InvalidValue("PTX text with a control character".to_owned());
+        if ptx.chars().any(|c| c.is_control() && !c.is_ascii_whitespace()) {
+            return Err(refused());
+        }
+        let text = CString::new(ptx).map_err(|_| refused())?;
         Module::load_ptx(self.state(device)?.context()?, &text)
     }
 

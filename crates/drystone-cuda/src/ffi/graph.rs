@@ -1,5 +1,7 @@
 //! Graphs: the work recorded by a capture, and the form of it that can be launched.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::ptr;
 use std::sync::Arc;
 
@@ -10,11 +12,16 @@ use super::stream::Stream;
 use super::table::call;
 use crate::error::CudaError;
 
+/// Keeps a graph to one thread at a time: the driver does not guard graphs against calls from
+/// several threads at once, not even against calls that only read.
+type OneThread = PhantomData<Cell<()>>;
+
 /// The work that a capture recorded; destroyed when dropped.
 #[derive(Debug)]
 pub struct Graph {
     context: Arc<Context>,
     raw: usize,
+    _one_thread: OneThread,
 }
 
 impl Graph {
@@ -22,7 +29,7 @@ impl Graph {
     ///
     /// `raw` is a `CUgraph` that nobody else destroys.
     pub(super) unsafe fn own(context: Arc<Context>, raw: usize) -> Graph {
-        Graph { context, raw }
+        Graph { context, raw, _one_thread: PhantomData }
     }
 
     /// Makes the launchable form. The graph itself is not needed afterwards.
@@ -38,7 +45,7 @@ impl Graph {
         // SAFETY: the driver writes one handle to the address of a live one; the graph lives as
         // long as this value, no flag is set, and the caller vouches for the kernels.
         unsafe { call!(context.api, cuGraphInstantiateWithFlags(&mut raw, graph, 0)) }?;
-        Ok(GraphExec { context: context.clone(), raw: raw as usize })
+        Ok(GraphExec { context: context.clone(), raw: raw as usize, _one_thread: PhantomData })
     }
 }
 
@@ -57,6 +64,7 @@ impl Drop for Graph {
 pub struct GraphExec {
     context: Arc<Context>,
     raw: usize,
+    _one_thread: OneThread,
 }
 
 impl GraphExec {

@@ -29,10 +29,10 @@ struct Loaded {
 }
 
 impl Module {
-    /// Compiles and loads PTX text.
+    /// Compiles and loads PTX text without control characters.
     pub(crate) fn load_ptx(context: &Arc<Context>, ptx: &CStr) -> Result<Module, CudaError> {
-        // SAFETY: a text without zero bytes, with one after it, can only be read as PTX: the other
-        // image forms have zero bytes in their header.
+        // SAFETY: a text without control characters, with a zero byte after it, can only be read as
+        // PTX: the other image forms begin with bytes that no such text has.
         unsafe { Module::load_image(context, ptx.to_bytes_with_nul()) }
     }
 
