@@ -42,11 +42,14 @@ pub(crate) const KINDS: [DriverErrorKind; 4] = [
 pub(crate) fn size_of(class: u8, word: u16) -> u64 {
     const EDGES: [u64; 12] =
         [0, 1, 511, 512, 513, 1023, MIB - 1, MIB, MIB + 1, 2 * MIB, 10 * MIB, 2 << 30];
+    // Sizes that programs ask for again and again.
+    const COMMON: [u64; 4] = [512, 4096, MIB, 3 * MIB];
     let word = u64::from(word);
     match class % 8 {
+        1 | 4 => COMMON[word as usize % COMMON.len()],
         0 => EDGES[word as usize % EDGES.len()],
-        1..=3 => 1 + (word * word) % MIB,
-        4..=6 => MIB + word * 300,
+        2 | 3 => 1 + (word * word) % MIB,
+        5 | 6 => MIB + word * 300,
         _ => MIB << (word % 12),
     }
 }

@@ -83,11 +83,14 @@ fn a_segment_used_again_between_look_and_take_is_not_adopted() {
 fn a_block_freed_while_its_heap_takes_a_segment() {
     let (_sim, tap, allocator) = allocator("", 64 * MIB);
     let at = [0; 3].map(|_| allocator.allocate(512, D0, A).unwrap());
+    // The same size again and again: then what is freed is kept for the next request.
+    let same = allocator.allocate(MIB, D0, A).unwrap();
+    allocator.free(same).unwrap();
+    assert_eq!(allocator.allocate(MIB, D0, A), Ok(same));
     let other = Arc::downgrade(&allocator);
     in_call(&tap, DriverCall::SegmentAlloc, 1, move || {
         other.upgrade().unwrap().free(at[0]).unwrap();
     });
-    allocator.allocate(MIB, D0, A).unwrap();
     allocator.allocate(MIB, D0, A).unwrap();
     tap.set_hook(None);
     allocator.check_invariants().unwrap();
@@ -194,7 +197,8 @@ impl Racer {
         let pool = PoolId(1, u64::from(which % 2));
         match what % 16 {
             0..=6 => {
-                let bytes = (u64::from(size) << 14) + 1;
+                // A few sizes, so that they come again.
+                let bytes = (u64::from(size % 16) << 18) + 1;
                 let Ok(at) = allocator.allocate(bytes, D0, stream) else { return };
                 let tag = self.tags.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 self.sim.stamp_write(D0, stream, at, bytes, tag).unwrap();
