@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) allocator: Tapped,
     pub(crate) shadow: Shadow,
     pub(crate) begun: Vec<Begun>,
+    /// Pools that were begun for a capture: within them nothing is lent.
+    pub(crate) graphs: Vec<PoolId>,
     /// Whether calls may fail on purpose, so that what else is said cannot be held to be exact.
     pub(crate) faulty: bool,
     tags: u64,
@@ -40,8 +42,8 @@ impl World {
         let sim = Arc::new(SimDriver::new(sim).unwrap());
         let tap = Arc::new(Tap::new(Arc::clone(&sim)));
         let allocator = Allocator::new(Arc::clone(&tap), config).unwrap();
-        let (shadow, begun) = (Shadow::default(), Vec::new());
-        World { sim, tap, allocator, shadow, begun, faulty: false, tags: 0 }
+        let (shadow, begun, graphs) = (Shadow::default(), Vec::new(), Vec::new());
+        World { sim, tap, allocator, shadow, begun, graphs, faulty: false, tags: 0 }
     }
 
     /// One device of `capacity` bytes whose work takes 1 ms.
@@ -144,6 +146,7 @@ impl World {
             let held = self.allocator.pool_use_count(error.device, segment.pool).unwrap_or(0) > 0;
             assert!(held || !idle, "{error}: {:#x} could be given back", segment.address);
             let lends = config.cross_stream == drystone_core::config::CrossStream::Wait
+                && !self.graphs.contains(&error.pool)
                 || segment.stream == error.stream;
             let rules = config.max_split_size.is_none() && segment.kind == kind;
             if lends && rules && segment.pool == error.pool {
@@ -201,6 +204,9 @@ impl World {
         }
         let filter = move |stream| wants(stream, mask);
         self.allocator.begin_pool(device, pool, purpose, filter).unwrap();
+        if purpose == Purpose::Capture {
+            self.graphs.push(pool);
+        }
         self.begun.push(Begun { device, pool, wants, mask });
     }
 
