@@ -266,10 +266,15 @@ impl<D: Driver> Allocator<D> {
     pub(super) fn wait_for_pending(&self, device: &Device) -> Result<bool, DriverError> {
         let (mut any, mut waited) = (self.unseal(device)?, false);
         for (_, heap) in device.totals.heaps() {
-            let waits = heap.lock().waits();
+            let waits = {
+                let core = heap.lock();
+                // Their streams may be known to have passed already.
+                any |= core.has_pending();
+                core.waits()
+            };
             for wait in waits {
                 let Some(_awake) = device.outside_captures() else { return Ok(any) };
-                (any, waited) = (true, true);
+                waited = true;
                 wait.ticker.wait(&self.driver, &device.tickers.events, wait.stamp)?;
             }
             self.settle_known(device, &heap);
