@@ -9,7 +9,7 @@ use drystone_core::{
 use drystone_sim::{SimConfig, SimDriver};
 
 use crate::races::within;
-use crate::{A, B, D0, KIB, MIB, World};
+use crate::{A, B, C, D0, KIB, MIB, World};
 
 fn out_of_memory(result: Result<u64, AllocError>) -> OutOfMemory {
     match result {
@@ -67,6 +67,26 @@ fn out_of_memory_changes_nothing_that_is_live() {
     assert_eq!((error.device_total, error.held_by_others()), (16 * MIB, 0));
     assert_eq!(blocks(&world), before);
     assert_eq!(world.allocator.stats(D0).unwrap().num_ooms, 1);
+    world.finish();
+}
+
+#[test]
+fn what_another_heap_found_out_counts_under_pressure() {
+    let mut world = World::plain(10 * MIB, "slack:100");
+    let whole = world.allocate(D0, A, 8 * MIB).unwrap();
+    world.free(whole);
+    let parts = [2 * MIB, 5 * MIB].map(|size| world.allocate(D0, A, size).unwrap());
+    let small = world.allocate(D0, B, 512).unwrap();
+    for at in [parts[1], small] {
+        world.touch_on(at, C);
+        world.free(at);
+    }
+    world.sim.advance(2_000_000);
+    // B's heap asks how far C has come; nobody has told A's, whose block B needs.
+    world.allocate(D0, B, 512).unwrap();
+    assert_eq!(world.tap.count(DriverCall::EventQuery), 1);
+    assert_eq!(world.allocate(D0, B, 5 * MIB), Ok(parts[1]));
+    assert_eq!(world.tap.count(DriverCall::EventSynchronize), 0);
     world.finish();
 }
 
