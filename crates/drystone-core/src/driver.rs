@@ -182,6 +182,15 @@ pub trait Driver: Send + Sync {
     /// this device, or given back already), `NotPermitted` (in a capture), `DeviceLost`.
     fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError>;
 
+    /// Whether the driver takes `stream` for an order of work of this device; an error says why
+    /// not. The allocator asks once, before it gives the stream memory: a name that stands for
+    /// different streams at different times (CUDA's per-thread default stream) would let one of
+    /// them reuse what another still uses. Never blocks. The default takes any.
+    fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
+        let _ = (device, stream);
+        Ok(())
+    }
+
     /// Makes an event that has never been recorded, without timing. About 0.2 µs.
     fn event_create(&self, device: DeviceId) -> Result<EventId, DriverError>;
 
@@ -237,6 +246,9 @@ impl<D: Driver + ?Sized> Driver for Arc<D> {
     }
     fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError> {
         (**self).segment_free(device, address)
+    }
+    fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
+        (**self).check_stream(device, stream)
     }
     fn event_create(&self, device: DeviceId) -> Result<EventId, DriverError> {
         (**self).event_create(device)

@@ -97,6 +97,12 @@ impl OutOfMemory {
             "a stream capture is underway: allocate before it, or give cached memory back before \
              it begins"
                 .into()
+        } else if self.largest_free >= self.asked {
+            format!(
+                "a free run of {} is held for another stream, pool or kind of block: set \
+                 cross_stream:wait, or empty the cache",
+                format_bytes(self.largest_free),
+            )
         } else if self.reserved_but_free() >= self.asked {
             format!(
                 "{} are held but in runs of at most {}: fragmentation; free or allocate the \

@@ -55,6 +55,10 @@ impl<D: Driver> Driver for Metered<D> {
     fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError> {
         self.count(DriverCall::SegmentFree, |d| d.segment_free(device, address))
     }
+    // Not counted: it asks the driver for nothing.
+    fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
+        self.inner.check_stream(device, stream)
+    }
     fn event_create(&self, device: DeviceId) -> Result<EventId, DriverError> {
         self.count(DriverCall::EventCreate, |d| d.event_create(device))
     }

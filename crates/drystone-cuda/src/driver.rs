@@ -20,9 +20,9 @@ use crate::registry::Registry;
 /// * A call makes the context current and the calling thread's capture mode relaxed, and puts back
 ///   both before it returns. So every call works while a stream is captured, but for those that
 ///   the contract excludes.
-/// * A stream is accepted if it is 0 (the default stream), 1 or 2 (`CU_STREAM_LEGACY`,
-///   `CU_STREAM_PER_THREAD`), or comes from [`CudaDriver::create_stream`]; others only after
-///   [`CudaDriver::trust_streams`].
+/// * A stream is accepted if it is 0 (the default stream) or 1 (`CU_STREAM_LEGACY`), or comes from
+///   [`CudaDriver::create_stream`]; others only after [`CudaDriver::trust_streams`]. Never 2
+///   (`CU_STREAM_PER_THREAD`), which names another stream in every thread: no order of work.
 /// * Dropping the driver destroys the events and streams that it made, leaves segments alone, and
 ///   releases the contexts. Where nobody else holds a context, CUDA then destroys it with all its
 ///   memory; otherwise segments that were not freed stay until the process ends. So nothing may
@@ -152,8 +152,10 @@ impl CudaDriver {
     ///
     /// # Safety
     ///
-    /// Every `StreamId` given to this driver from now on must be 0, 1, 2 or a `CUstream` that
-    /// stays alive during the call: CUDA may crash on any other.
+    /// Every `StreamId` given to this driver from now on must be 0, 1 or a `CUstream` that stays
+    /// alive during the call: CUDA may crash on any other. An allocator over this driver names a
+    /// stream again later, on its own: a stream that it was given must live until
+    /// `Allocator::stream_ends` was told, or until the allocator is dropped.
     pub unsafe fn trust_streams(&self) {
         self.streams_trusted.store(true, Ordering::Release);
     }
@@ -172,6 +174,12 @@ impl CudaDriver {
     ) -> Result<Arc<Stream>, CudaError> {
         if let Some(known) = state.streams.get(stream.0) {
             return Ok(known);
+        }
+        if stream.0 == Stream::PER_THREAD {
+            let detail = "CU_STREAM_PER_THREAD is a different stream in every thread; give the \
+                          allocator a stream of its own"
+                .into();
+            return Err(CudaError::InvalidValue(detail));
         }
         let context = state.context()?;
         if let Some(standard) = Stream::standard(context, stream.0) {
@@ -248,6 +256,12 @@ impl Driver for CudaDriver {
         stream: StreamId,
     ) -> Result<(), DriverError> {
         self.event_record(device, event, stream)
+            .map_err(|error| error.during(DriverCall::EventRecord))
+    }
+
+    fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
+        self.state(device)
+            .and_then(|state| self.stream(state, stream).map(|_| ()))
             .map_err(|error| error.during(DriverCall::EventRecord))
     }
 

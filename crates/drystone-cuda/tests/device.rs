@@ -55,6 +55,18 @@ fn segments_come_and_go_once() {
 }
 
 #[test]
+fn the_per_thread_stream_is_no_order_of_work() {
+    let Some(driver) = driver() else { return };
+    let per_thread = StreamId(2);
+    driver.check_stream(DEVICE, StreamId(0)).expect("the default stream");
+    driver.check_stream(DEVICE, StreamId(1)).expect("the default stream by its name");
+    assert_eq!(kind(driver.check_stream(DEVICE, per_thread)), DriverErrorKind::InvalidValue);
+    let event = driver.event_create(DEVICE).expect("an event");
+    assert_eq!(kind(driver.event_record(DEVICE, event, per_thread)), DriverErrorKind::InvalidValue);
+    driver.event_destroy(DEVICE, event).expect("the event");
+}
+
+#[test]
 fn wrong_arguments_are_refused() {
     let Some(driver) = driver() else { return };
     assert_eq!(kind(driver.segment_alloc(DEVICE, 0)), DriverErrorKind::InvalidValue);

@@ -133,6 +133,10 @@ impl<D: Driver> Driver for Meter<D> {
         Ok(())
     }
 
+    fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
+        self.inner.check_stream(device, stream)
+    }
+
     fn event_create(&self, device: DeviceId) -> Result<EventId, DriverError> {
         self.count(DriverCall::EventCreate, |d| d.event_create(device))
     }

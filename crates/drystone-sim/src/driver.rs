@@ -60,6 +60,20 @@ impl Driver for SimDriver {
         })
     }
 
+    // Costs nothing, is not counted and never fails by a fault: no call of the real driver.
+    fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
+        let known = self.device(device).map(|device| device.lock().streams.find(stream).is_some());
+        if known == Some(true) {
+            return Ok(());
+        }
+        Err(DriverError {
+            call: DriverCall::EventRecord,
+            kind: known.map_or(DriverErrorKind::InvalidDevice, |_| DriverErrorKind::InvalidValue),
+            code: 0,
+            detail: format!("there is no {stream} on {device}"),
+        })
+    }
+
     fn event_create(&self, device: DeviceId) -> Result<EventId, DriverError> {
         self.call(DriverCall::EventCreate, device, |device, call| {
             let full = || Refusal::new(DriverErrorKind::Other, "too many events");

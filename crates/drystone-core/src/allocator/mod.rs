@@ -302,6 +302,7 @@ impl<D: Driver> Allocator<D> {
     /// The heap of a stream in a pool, made if there is none.
     fn heap(&self, device: &Device, pool: &Pool, stream: StreamId) -> Result<Held, AllocError> {
         pool.heap_or(stream, || {
+            self.driver.check_stream(device.id, stream)?;
             let heap = self.heaps.take().map_err(AllocError::TooManyHeaps)?;
             let key = HeapKey { device: device.id, pool: pool.id, stream };
             let term = heap.lock().assign(key, device.tickers.of(stream));

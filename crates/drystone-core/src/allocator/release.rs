@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use super::Allocator;
 use super::slow::Quest;
 use crate::device::Device;
-use crate::driver::{DeviceId, Driver, DriverError};
-use crate::error::PoolError;
+use crate::driver::{DeviceId, Driver, DriverCall, DriverError, DriverErrorKind, StreamId};
+use crate::error::{AllocError, PoolError};
 use crate::heap::{Heap, HeapKey, IdleSegment, Segment};
 use crate::history::Action;
 use crate::policy::{TRADE_TIME_FREE_NS, TRADE_TIME_PART};
@@ -265,6 +265,7 @@ impl<D: Driver> Allocator<D> {
     /// covers. True if there were any.
     pub(super) fn wait_for_pending(&self, device: &Device) -> Result<bool, DriverError> {
         let (mut any, mut waited) = (self.unseal(device)?, false);
+        let mut failed = None;
         for (_, heap) in device.totals.heaps() {
             let waits = {
                 let core = heap.lock();
@@ -275,14 +276,39 @@ impl<D: Driver> Allocator<D> {
             for wait in waits {
                 let Some(_awake) = device.outside_captures() else { return Ok(any) };
                 waited = true;
-                wait.ticker.wait(&self.driver, &device.tickers.events, wait.stamp)?;
+                // One stream that cannot be waited for does not keep the others' blocks pending.
+                let done = wait.ticker.wait(&self.driver, &device.tickers.events, wait.stamp);
+                failed = failed.or(done.err());
             }
             self.settle_known(device, &heap);
         }
         if waited {
             device.counters.sync_all_streams.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(any)
+        failed.map_or(Ok(any), Err)
+    }
+
+    /// Says that a stream is about to be destroyed: waits for the work submitted to it, so that
+    /// what was freed on it or waits for it can go to others, also if the driver gives the
+    /// stream's name to another one later. Nothing may be submitted to the stream afterwards, and
+    /// its live blocks should have been freed before. Not in a capture.
+    pub fn stream_ends(&self, device: DeviceId, stream: StreamId) -> Result<(), AllocError> {
+        let device = self.device(device)?;
+        let ticker = device.tickers.of(stream);
+        let Some(awake) = device.outside_captures() else {
+            return Err(AllocError::Driver(DriverError {
+                call: DriverCall::EventSynchronize,
+                kind: DriverErrorKind::NotPermitted,
+                code: 0,
+                detail: "a stream capture is underway".into(),
+            }));
+        };
+        ticker.wait(&self.driver, &device.tickers.events, ticker.stamp())?;
+        drop(awake);
+        for (_, heap) in device.totals.heaps() {
+            self.settle_known(device, &heap);
+        }
+        Ok(())
     }
 
     /// Takes the heaps of pools that nobody holds, and that hold nothing, for other uses.

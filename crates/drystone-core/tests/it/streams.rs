@@ -207,3 +207,33 @@ fn hundreds_of_streams_have_heaps_of_their_own() {
     assert_eq!(at, again);
     world.finish();
 }
+
+#[test]
+fn a_stream_that_ends_leaves_its_memory_to_others() {
+    let mut world = World::plain(8 * MIB, "cross_stream:passed");
+    let at = world.allocate(D0, A, 6 * MIB).unwrap();
+    world.free(at);
+    // Work is in flight on the stream; the end of it is waited for, and known.
+    world.allocator.stream_ends(D0, A).unwrap();
+    assert_eq!(calls(&world, DriverCall::EventSynchronize), 1);
+    world.allocate(D0, B, 6 * MIB).unwrap();
+    assert_eq!(calls(&world, DriverCall::SegmentAlloc), 1);
+    assert_eq!(calls(&world, DriverCall::StreamWaitEvent), 0);
+    world.finish();
+}
+
+#[test]
+fn a_stream_that_the_driver_refuses_gets_no_memory() {
+    let devices = vec![drystone_sim::DeviceConfig {
+        streams: Some(vec![A]),
+        ..drystone_sim::DeviceConfig::default()
+    }];
+    let config = drystone_sim::SimConfig { devices, ..drystone_sim::SimConfig::default() };
+    let sim = drystone_sim::SimDriver::new(config).unwrap();
+    let allocator = drystone_core::Allocator::new(sim, drystone_core::Config::default()).unwrap();
+    let error = allocator.allocate(KIB, D0, B).unwrap_err();
+    assert!(error.to_string().contains("there is no stream"), "{error}");
+    allocator.check_invariants().unwrap();
+    let at = allocator.allocate(KIB, D0, A).unwrap();
+    allocator.free(at).unwrap();
+}

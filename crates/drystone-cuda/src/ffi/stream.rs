@@ -34,9 +34,12 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    /// The greatest of the handles with a fixed meaning: 0 the default stream, 1 the same by its
-    /// name `CU_STREAM_LEGACY`, 2 `CU_STREAM_PER_THREAD`.
-    const LAST_STANDARD: u64 = 2;
+    /// The greatest of the accepted handles with a fixed meaning: 0 the default stream, 1 the same
+    /// by its name `CU_STREAM_LEGACY`.
+    const LAST_STANDARD: u64 = 1;
+    /// `CU_STREAM_PER_THREAD`: a different stream for every thread, so no order of work. What one
+    /// thread freed on it would be handed to another that is not ordered after it.
+    pub(crate) const PER_THREAD: u64 = 2;
 
     /// Makes a stream that does not wait for the default stream.
     pub(crate) fn create(context: &Arc<Context>) -> Result<Stream, CudaError> {
