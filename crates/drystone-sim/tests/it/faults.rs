@@ -1,7 +1,7 @@
 //! Injected faults, seen through the driver.
 
 use drystone_core::driver::{Driver, DriverCall, DriverErrorKind};
-use drystone_sim::{FaultPlan, SimConfig, SimDriver};
+use drystone_sim::{Costs, FaultPlan, SimConfig, SimDriver};
 
 use crate::{A, B, D0, MIB, sim};
 
@@ -46,7 +46,7 @@ fn a_failed_call_has_no_effect() {
 #[test]
 fn the_third_segment_fails_and_only_that() {
     let plan = FaultPlan::new().nth(DriverCall::SegmentAlloc, 3);
-    let sim = SimDriver::new(SimConfig::default().faults(plan)).unwrap();
+    let sim = SimDriver::new(SimConfig::default().costs(Costs::idle()).faults(plan)).unwrap();
     let results: Vec<bool> = (0..5).map(|_| sim.segment_alloc(D0, MIB).is_ok()).collect();
     assert_eq!(results, [true, true, false, true, true]);
     let spent = sim.stats().of(DriverCall::SegmentAlloc).driver_ns;

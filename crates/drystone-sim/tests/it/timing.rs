@@ -7,7 +7,7 @@ use crate::{A, B, D0, D1, MIB, sim};
 
 #[test]
 fn each_call_moves_the_clock_by_its_cost() {
-    let sim = SimDriver::new(SimConfig::default()).unwrap();
+    let sim = SimDriver::new(SimConfig::default().costs(Costs::idle())).unwrap();
     let mut last = 0;
     let mut took = |what: DriverCall, expected: u64| {
         let now = sim.now_ns();
@@ -46,7 +46,7 @@ fn each_call_moves_the_clock_by_its_cost() {
 
 #[test]
 fn failing_costs_only_where_the_device_is_full() {
-    let sim = SimDriver::new(SimConfig::default().capacity(MIB)).unwrap();
+    let sim = SimDriver::new(SimConfig::default().costs(Costs::idle()).capacity(MIB)).unwrap();
     sim.segment_alloc(D0, 0).unwrap_err();
     sim.segment_free(D0, 512).unwrap_err();
     assert_eq!(sim.now_ns(), 0);
@@ -99,7 +99,7 @@ fn other_devices_are_not_waited_for() {
 
 #[test]
 fn the_clock_only_grows_under_threads() {
-    let sim = SimDriver::new(SimConfig::default()).unwrap();
+    let sim = SimDriver::new(SimConfig::default().costs(Costs::idle())).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
