@@ -102,12 +102,19 @@ impl Policy {
         let least = self.least_segment(fit);
         let part = (held / GRANULARITY_PART).next_power_of_two();
         let grown = part.clamp(GRANULARITY_MIN, GRANULARITY_MAX[fit.kind as usize]);
-        match fit.kind {
+        let wanted = match fit.kind {
             Kind::Small => self.small_segment.unwrap_or(grown),
-            Kind::Large => round_up(least, self.granularity.unwrap_or(grown)),
+            Kind::Large => {
+                round_up(least, self.granularity.unwrap_or(grown)).max(self.min_large_segment)
+            }
+        };
+        match self.max_split_size {
+            // A larger one would be refused to its own size once it is one free block.
+            Some(limit) if u64::from(fit.units) << GRANULE_SHIFT < limit => {
+                wanted.min((limit - 1) / GRANULARITY_MIN * GRANULARITY_MIN).max(least)
+            }
+            _ => wanted.max(least),
         }
-        .max(least)
-        .max(if fit.kind == Kind::Large { self.min_large_segment } else { 0 })
     }
 
     /// Bytes that may be reserved before idle segments are traded in, where `peak` is the peak of

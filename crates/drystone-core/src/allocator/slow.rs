@@ -29,7 +29,7 @@ use crate::history::Action;
 use crate::pool::{Held, Pool};
 use crate::stats::Metric;
 use crate::table::Place;
-use crate::units::{GRANULE_SHIFT, Kind, MIB};
+use crate::units::Kind;
 
 /// Why no new segment could be had.
 pub(super) enum NoSegment {
@@ -176,13 +176,7 @@ impl<D: Driver> Allocator<D> {
         let Quest { device, fit, .. } = *quest;
         let held = quest.heap.counters.of(fit.kind).current()[Metric::ReservedBytes as usize];
         let least = self.policy.least_segment(fit);
-        let mut wanted = self.policy.segment(fit, held);
-        if let Some(limit) = self.policy.max_split_size
-            && u64::from(fit.units) << GRANULE_SHIFT < limit
-        {
-            // A larger one would be refused to its own size once it is one free block.
-            wanted = wanted.min((limit - 1) / (2 * MIB) * (2 * MIB)).max(least);
-        }
+        let wanted = self.policy.segment(fit, held);
         let (base, bytes) = match self.take_segment(device, wanted) {
             // Rather a segment of just the size than none.
             Err(NoSegment::Full) if least < wanted => (self.take_segment(device, least)?, least),
