@@ -1,9 +1,12 @@
-//! Limits: how much of a device may be reserved.
+//! Limits: how much of a device may be reserved, and who is told when it is much or too much.
+
+use std::sync::Arc;
 
 use super::Allocator;
+use crate::callbacks::{CallbackId, Pressure, Watermark};
 use crate::config::Config;
 use crate::driver::{DeviceId, Driver};
-use crate::error::InvalidDevice;
+use crate::error::{InvalidDevice, OutOfMemory};
 
 /// The limit in bytes that a configuration sets for a device of `total` bytes.
 pub(super) fn configured(config: &Config, total: u64) -> Option<u64> {
@@ -47,5 +50,45 @@ impl<D: Driver> Allocator<D> {
     /// Bytes that the allocator holds of the device.
     pub fn reserved_bytes(&self, device: DeviceId) -> Result<u64, InvalidDevice> {
         Ok(self.device(device)?.reserved())
+    }
+
+    /// Registers a callback for when the bytes reserved of a device pass a soft watermark on the
+    /// way up. It is called once per passing, with no lock held, by the thread that allocates.
+    pub fn on_pressure(
+        &self,
+        device: DeviceId,
+        watermark: Watermark,
+        call: impl Fn(&Pressure) + Send + Sync + 'static,
+    ) -> Result<CallbackId, InvalidDevice> {
+        let known = self.device(device)?;
+        let (reserved, limit) = (known.reserved(), known.limit().unwrap_or(known.total));
+        Ok(self.callbacks.on_pressure(device, watermark, reserved, limit, Arc::new(call)))
+    }
+
+    /// Registers a callback for when the bytes reserved of a device pass the configured
+    /// `soft_limit` on the way up, like [`Allocator::on_pressure`]. None, and nothing registered,
+    /// if no such limit is configured.
+    pub fn on_soft_limit(
+        &self,
+        device: DeviceId,
+        call: impl Fn(&Pressure) + Send + Sync + 'static,
+    ) -> Result<Option<CallbackId>, InvalidDevice> {
+        let limit = self.config.soft_limit.map(Watermark::Bytes);
+        limit.map(|limit| self.on_pressure(device, limit, call)).transpose()
+    }
+
+    /// Registers a callback for when a request is about to fail for lack of memory. It may free
+    /// blocks of this allocator, or memory of others; if it returns true the request is tried
+    /// again, at most `oom_retries` times. Called with no lock held.
+    pub fn on_out_of_memory(
+        &self,
+        call: impl Fn(&OutOfMemory) -> bool + Send + Sync + 'static,
+    ) -> CallbackId {
+        self.callbacks.on_oom(Arc::new(call))
+    }
+
+    /// Forgets a callback; false if it is not known.
+    pub fn remove_callback(&self, id: CallbackId) -> bool {
+        self.callbacks.remove(id)
     }
 }

@@ -14,7 +14,7 @@ mod slow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::callbacks::{Callbacks, Watermark};
+use crate::callbacks::Callbacks;
 use crate::config::{Config, ConfigError};
 use crate::device::Device;
 use crate::driver::{DeviceId, Driver, DriverError, StreamId};
@@ -359,46 +359,6 @@ impl<D: Driver> Allocator<D> {
             address,
             size,
         });
-    }
-
-    /// Registers a callback for when the bytes reserved of a device pass a soft watermark on the
-    /// way up. It is called once per passing, with no lock held, by the thread that allocates.
-    pub fn on_pressure(
-        &self,
-        device: DeviceId,
-        watermark: Watermark,
-        call: impl Fn(&crate::Pressure) + Send + Sync + 'static,
-    ) -> Result<crate::CallbackId, InvalidDevice> {
-        let known = self.device(device)?;
-        let (reserved, limit) = (known.reserved(), known.limit().unwrap_or(known.total));
-        Ok(self.callbacks.on_pressure(device, watermark, reserved, limit, Arc::new(call)))
-    }
-
-    /// Registers a callback for when the bytes reserved of a device pass the configured
-    /// `soft_limit` on the way up, like [`Allocator::on_pressure`]. None, and nothing registered,
-    /// if no such limit is configured.
-    pub fn on_soft_limit(
-        &self,
-        device: DeviceId,
-        call: impl Fn(&crate::Pressure) + Send + Sync + 'static,
-    ) -> Result<Option<crate::CallbackId>, InvalidDevice> {
-        let limit = self.config.soft_limit.map(Watermark::Bytes);
-        limit.map(|limit| self.on_pressure(device, limit, call)).transpose()
-    }
-
-    /// Registers a callback for when a request is about to fail for lack of memory. It may free
-    /// blocks of this allocator, or memory of others; if it returns true the request is tried
-    /// again, at most `oom_retries` times. Called with no lock held.
-    pub fn on_out_of_memory(
-        &self,
-        call: impl Fn(&crate::OutOfMemory) -> bool + Send + Sync + 'static,
-    ) -> crate::CallbackId {
-        self.callbacks.on_oom(Arc::new(call))
-    }
-
-    /// Forgets a callback; false if it is not known.
-    pub fn remove_callback(&self, id: crate::CallbackId) -> bool {
-        self.callbacks.remove(id)
     }
 }
 
