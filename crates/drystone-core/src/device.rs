@@ -156,7 +156,7 @@ impl Device {
         self.active_scopes.load(Ordering::Acquire) > 0
     }
 
-    /// The pool begun last whose filter wants this stream, and whether it is for a capture.
+    /// The pool begun last whose filter wants this stream.
     #[cold]
     pub(crate) fn route(&self, stream: StreamId) -> Option<Arc<Pool>> {
         // The filters are the caller's code: run without the lock.
@@ -216,6 +216,17 @@ impl Device {
         for pool in self.private_pools.read().values() {
             pool.holding.lock().captured = false;
         }
+    }
+
+    /// Whether nobody holds the pool, or it is forgotten: what it caches may go to others. Never so
+    /// for the default pool.
+    pub(crate) fn is_orphaned(&self, id: PoolId) -> bool {
+        self.pool(id).is_none_or(|pool| pool.is_released())
+    }
+
+    /// The limit in bytes, or the device's memory where none is set.
+    pub(crate) fn limit_or_total(&self) -> u64 {
+        self.limit().unwrap_or(self.total)
     }
 
     /// Holds a pool once more, made on first use.

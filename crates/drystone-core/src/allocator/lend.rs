@@ -110,13 +110,9 @@ impl<D: Driver> Allocator<D> {
         let own = !pool.is_kept_for_replay();
         let heaps = device.totals.heaps().into_iter().filter(|(id, other)| {
             other.id != heap.id
-                && if *id == pool.id { own } else { released && self.is_orphaned(quest, *id) }
+                && if *id == pool.id { own } else { released && device.is_orphaned(*id) }
         });
         heaps.collect()
-    }
-
-    fn is_orphaned(&self, quest: &Quest<'_>, id: PoolId) -> bool {
-        quest.device.pool(id).is_none_or(|pool| pool.is_released())
     }
 
     /// The idle segments of other heaps that would serve the request, smallest first.

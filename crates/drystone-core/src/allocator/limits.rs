@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Allocator;
 use crate::callbacks::{CallbackId, Pressure, Watermark};
 use crate::config::Config;
+use crate::device::Device;
 use crate::driver::{DeviceId, Driver};
 use crate::error::{InvalidDevice, OutOfMemory};
 
@@ -52,6 +53,11 @@ impl<D: Driver> Allocator<D> {
         Ok(self.device(device)?.reserved())
     }
 
+    /// Tells the pressure callbacks how much of the device is reserved now.
+    pub(super) fn tell_reserved(&self, device: &Device) {
+        self.callbacks.reserved_is(device.id, device.reserved(), device.limit_or_total());
+    }
+
     /// Registers a callback for when the bytes reserved of a device pass a soft watermark on the
     /// way up. It is called once per passing, with no lock held, by the thread that allocates.
     pub fn on_pressure(
@@ -61,7 +67,7 @@ impl<D: Driver> Allocator<D> {
         call: impl Fn(&Pressure) + Send + Sync + 'static,
     ) -> Result<CallbackId, InvalidDevice> {
         let known = self.device(device)?;
-        let (reserved, limit) = (known.reserved(), known.limit().unwrap_or(known.total));
+        let (reserved, limit) = (known.reserved(), known.limit_or_total());
         Ok(self.callbacks.on_pressure(device, watermark, reserved, limit, Arc::new(call)))
     }
 

@@ -95,7 +95,7 @@ impl<D: Driver> Allocator<D> {
             .collect::<Result<_, DriverError>>()?;
         let made_at_ns = driver.now_ns();
         let allocator = Allocator {
-            takes_notes: AtomicBool::new(config.history > 0 || config.max_split_size.is_some()),
+            takes_notes: AtomicBool::new(takes_notes(&config, config.history)),
             driver,
             policy: Policy::new(&config),
             made_at_ns,
@@ -360,6 +360,11 @@ impl<D: Driver> Allocator<D> {
             size,
         });
     }
+}
+
+/// Whether operations on blocks are to be written down where the history keeps `entries` events.
+fn takes_notes(config: &Config, entries: usize) -> bool {
+    entries > 0 || config.max_split_size.is_some()
 }
 
 impl<D: Driver> Drop for Allocator<D> {

@@ -70,7 +70,7 @@ impl<D: Driver> Allocator<D> {
     /// Whether memory cached by a pool may be taken from it: it is the default pool's, or nobody
     /// holds the pool.
     fn may_release(&self, device: &Device, id: PoolId) -> bool {
-        id == PoolId::DEFAULT || device.pool(id).is_none_or(|pool| pool.is_released())
+        id == PoolId::DEFAULT || device.is_orphaned(id)
     }
 
     /// Idle segments of the pools that `wanted` names; none while a capture is underway.
@@ -119,8 +119,7 @@ impl<D: Driver> Allocator<D> {
             self.put_back(&heap, segment);
         }
         drop(awake);
-        let limit = device.limit().unwrap_or(device.total);
-        self.callbacks.reserved_is(device.id, device.reserved(), limit);
+        self.tell_reserved(device);
         result.map(|()| released)
     }
 

@@ -189,7 +189,7 @@ impl<D: Driver> Allocator<D> {
     /// Keeps the last `entries` events from now on; 0 stops and forgets.
     pub fn set_history(&self, entries: usize) {
         self.history.resize(entries);
-        let notes = entries > 0 || self.policy.max_split_size.is_some();
+        let notes = super::takes_notes(&self.config, entries);
         self.takes_notes.store(notes, std::sync::atomic::Ordering::Relaxed);
     }
 

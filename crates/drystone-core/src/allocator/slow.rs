@@ -183,8 +183,7 @@ impl<D: Driver> Allocator<D> {
             other => (other?, wanted),
         };
         let address = self.settle_segment(quest, Segment::new(base, bytes, fit.kind))?;
-        let limit = device.limit().unwrap_or(device.total);
-        self.callbacks.reserved_is(device.id, device.reserved(), limit);
+        self.tell_reserved(device);
         Ok(address)
     }
 
