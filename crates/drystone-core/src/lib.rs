@@ -51,7 +51,8 @@ pub use allocator::{Allocator, BlockInfo, BlockState, NewError, Request, Segment
 pub use callbacks::{CallbackId, Pressure, Watermark};
 pub use config::{Config, ConfigError};
 pub use driver::{
-    DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, StreamId,
+    DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, HandleId,
+    HandleKind, ShareId, StreamId,
 };
 pub use error::{AllocError, InvalidDevice, OutOfMemory, PointerError, PoolError};
 pub use history::{Action, HistoryEvent};

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::driver::{DeviceId, DeviceMemory, Driver, DriverCall, DriverError, EventId, StreamId};
+use crate::driver::{
+    DeviceId, DeviceMemory, Driver, DriverCall, DriverError, EventId, HandleId, HandleKind,
+    ShareId, StreamId,
+};
 use crate::stats::DriverStats;
 
 /// The driver below, counted.
@@ -54,6 +57,52 @@ impl<D: Driver> Driver for Metered<D> {
     }
     fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError> {
         self.count(DriverCall::SegmentFree, |d| d.segment_free(device, address))
+    }
+    fn page_bytes(&self, device: DeviceId) -> Result<u64, DriverError> {
+        self.count(DriverCall::PageBytes, |d| d.page_bytes(device))
+    }
+    fn address_reserve(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
+        self.count(DriverCall::AddressReserve, |d| d.address_reserve(device, bytes))
+    }
+    fn address_free(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
+        self.count(DriverCall::AddressFree, |d| d.address_free(device, address, bytes))
+    }
+    fn handle_create(
+        &self,
+        device: DeviceId,
+        bytes: u64,
+        kind: HandleKind,
+    ) -> Result<HandleId, DriverError> {
+        self.count(DriverCall::HandleCreate, |d| d.handle_create(device, bytes, kind))
+    }
+    fn handle_release(&self, device: DeviceId, handle: HandleId) -> Result<(), DriverError> {
+        self.count(DriverCall::HandleRelease, |d| d.handle_release(device, handle))
+    }
+    fn handle_export(&self, device: DeviceId, handle: HandleId) -> Result<ShareId, DriverError> {
+        self.count(DriverCall::HandleExport, |d| d.handle_export(device, handle))
+    }
+    fn handle_import(
+        &self,
+        device: DeviceId,
+        share: ShareId,
+        bytes: u64,
+    ) -> Result<HandleId, DriverError> {
+        self.count(DriverCall::HandleImport, |d| d.handle_import(device, share, bytes))
+    }
+    fn map(&self, device: DeviceId, address: u64, handle: HandleId) -> Result<(), DriverError> {
+        self.count(DriverCall::Map, |d| d.map(device, address, handle))
+    }
+    fn set_access(
+        &self,
+        device: DeviceId,
+        address: u64,
+        bytes: u64,
+        accessors: &[DeviceId],
+    ) -> Result<(), DriverError> {
+        self.count(DriverCall::SetAccess, |d| d.set_access(device, address, bytes, accessors))
+    }
+    fn unmap(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
+        self.count(DriverCall::Unmap, |d| d.unmap(device, address, bytes))
     }
     // Not counted: it asks the driver for nothing.
     fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {

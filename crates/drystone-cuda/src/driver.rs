@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use drystone_core::{DeviceId, DeviceMemory, Driver, DriverCall, DriverError, EventId, StreamId};
+use drystone_core::{
+    DeviceId, DeviceMemory, Driver, DriverCall, DriverError, EventId, HandleId, HandleKind,
+    ShareId, StreamId,
+};
 use parking_lot::Mutex;
 
 use crate::error::CudaError;
@@ -259,6 +262,78 @@ impl Driver for CudaDriver {
             .map_err(|error| error.during(DriverCall::EventRecord))
     }
 
+    fn page_bytes(&self, device: DeviceId) -> Result<u64, DriverError> {
+        Err(unsupported(device, DriverCall::PageBytes))
+    }
+
+    fn address_reserve(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
+        let _ = bytes;
+        Err(unsupported(device, DriverCall::AddressReserve))
+    }
+
+    fn address_free(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
+        let _ = address;
+        let _ = bytes;
+        Err(unsupported(device, DriverCall::AddressFree))
+    }
+
+    fn handle_create(
+        &self,
+        device: DeviceId,
+        bytes: u64,
+        kind: HandleKind,
+    ) -> Result<HandleId, DriverError> {
+        let _ = bytes;
+        let _ = kind;
+        Err(unsupported(device, DriverCall::HandleCreate))
+    }
+
+    fn handle_release(&self, device: DeviceId, handle: HandleId) -> Result<(), DriverError> {
+        let _ = handle;
+        Err(unsupported(device, DriverCall::HandleRelease))
+    }
+
+    fn handle_export(&self, device: DeviceId, handle: HandleId) -> Result<ShareId, DriverError> {
+        let _ = handle;
+        Err(unsupported(device, DriverCall::HandleExport))
+    }
+
+    fn handle_import(
+        &self,
+        device: DeviceId,
+        share: ShareId,
+        bytes: u64,
+    ) -> Result<HandleId, DriverError> {
+        let _ = share;
+        let _ = bytes;
+        Err(unsupported(device, DriverCall::HandleImport))
+    }
+
+    fn map(&self, device: DeviceId, address: u64, handle: HandleId) -> Result<(), DriverError> {
+        let _ = address;
+        let _ = handle;
+        Err(unsupported(device, DriverCall::Map))
+    }
+
+    fn set_access(
+        &self,
+        device: DeviceId,
+        address: u64,
+        bytes: u64,
+        accessors: &[DeviceId],
+    ) -> Result<(), DriverError> {
+        let _ = address;
+        let _ = bytes;
+        let _ = accessors;
+        Err(unsupported(device, DriverCall::SetAccess))
+    }
+
+    fn unmap(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
+        let _ = address;
+        let _ = bytes;
+        Err(unsupported(device, DriverCall::Unmap))
+    }
+
     fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
         self.state(device)
             .and_then(|state| self.stream(state, stream).map(|_| ()))
@@ -296,4 +371,9 @@ impl Driver for CudaDriver {
     fn now_ns(&self) -> u64 {
         self.origin.elapsed().as_nanos() as u64
     }
+}
+
+fn unsupported(device: DeviceId, call: DriverCall) -> DriverError {
+    let detail = format!("{device} cannot map memory");
+    DriverError { call, kind: drystone_core::DriverErrorKind::NotSupported, code: 0, detail }
 }

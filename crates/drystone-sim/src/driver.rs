@@ -1,7 +1,8 @@
 //! The [`Driver`] contract, call by call.
 
 use drystone_core::driver::{
-    DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, StreamId,
+    DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, HandleId,
+    HandleKind, ShareId, StreamId,
 };
 
 use crate::device::Refusal;
@@ -61,6 +62,78 @@ impl Driver for SimDriver {
     }
 
     // Costs nothing, is not counted and never fails by a fault: no call of the real driver.
+    fn page_bytes(&self, device: DeviceId) -> Result<u64, DriverError> {
+        Err(unsupported(device, DriverCall::PageBytes))
+    }
+
+    fn address_reserve(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
+        let _ = bytes;
+        Err(unsupported(device, DriverCall::AddressReserve))
+    }
+
+    fn address_free(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
+        let _ = address;
+        let _ = bytes;
+        Err(unsupported(device, DriverCall::AddressFree))
+    }
+
+    fn handle_create(
+        &self,
+        device: DeviceId,
+        bytes: u64,
+        kind: HandleKind,
+    ) -> Result<HandleId, DriverError> {
+        let _ = bytes;
+        let _ = kind;
+        Err(unsupported(device, DriverCall::HandleCreate))
+    }
+
+    fn handle_release(&self, device: DeviceId, handle: HandleId) -> Result<(), DriverError> {
+        let _ = handle;
+        Err(unsupported(device, DriverCall::HandleRelease))
+    }
+
+    fn handle_export(&self, device: DeviceId, handle: HandleId) -> Result<ShareId, DriverError> {
+        let _ = handle;
+        Err(unsupported(device, DriverCall::HandleExport))
+    }
+
+    fn handle_import(
+        &self,
+        device: DeviceId,
+        share: ShareId,
+        bytes: u64,
+    ) -> Result<HandleId, DriverError> {
+        let _ = share;
+        let _ = bytes;
+        Err(unsupported(device, DriverCall::HandleImport))
+    }
+
+    fn map(&self, device: DeviceId, address: u64, handle: HandleId) -> Result<(), DriverError> {
+        let _ = address;
+        let _ = handle;
+        Err(unsupported(device, DriverCall::Map))
+    }
+
+    fn set_access(
+        &self,
+        device: DeviceId,
+        address: u64,
+        bytes: u64,
+        accessors: &[DeviceId],
+    ) -> Result<(), DriverError> {
+        let _ = address;
+        let _ = bytes;
+        let _ = accessors;
+        Err(unsupported(device, DriverCall::SetAccess))
+    }
+
+    fn unmap(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
+        let _ = address;
+        let _ = bytes;
+        Err(unsupported(device, DriverCall::Unmap))
+    }
+
     fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
         let known = self.device(device).map(|device| device.lock().streams.find(stream).is_some());
         if known == Some(true) {
@@ -176,4 +249,9 @@ impl Driver for SimDriver {
     fn now_ns(&self) -> u64 {
         self.env.clock.now()
     }
+}
+
+fn unsupported(device: DeviceId, call: DriverCall) -> DriverError {
+    let detail = format!("{device} cannot map memory");
+    DriverError { call, kind: DriverErrorKind::NotSupported, code: 0, detail }
 }

@@ -5,7 +5,8 @@
 use std::sync::{Arc, Mutex};
 
 use drystone_core::{
-    DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, StreamId,
+    DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, HandleId,
+    HandleKind, ShareId, StreamId,
 };
 use drystone_sim::SimDriver;
 
@@ -157,6 +158,72 @@ impl Driver for Tap {
         held.given[1] += bytes;
         Ok(())
     }
+    fn page_bytes(&self, device: DeviceId) -> Result<u64, DriverError> {
+        self.enter(DriverCall::PageBytes)?;
+        self.sim.page_bytes(device)
+    }
+
+    fn address_reserve(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
+        self.enter(DriverCall::AddressReserve)?;
+        self.sim.address_reserve(device, bytes)
+    }
+
+    fn address_free(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
+        self.enter(DriverCall::AddressFree)?;
+        self.sim.address_free(device, address, bytes)
+    }
+
+    fn handle_create(
+        &self,
+        device: DeviceId,
+        bytes: u64,
+        kind: HandleKind,
+    ) -> Result<HandleId, DriverError> {
+        self.enter(DriverCall::HandleCreate)?;
+        self.sim.handle_create(device, bytes, kind)
+    }
+
+    fn handle_release(&self, device: DeviceId, handle: HandleId) -> Result<(), DriverError> {
+        self.enter(DriverCall::HandleRelease)?;
+        self.sim.handle_release(device, handle)
+    }
+
+    fn handle_export(&self, device: DeviceId, handle: HandleId) -> Result<ShareId, DriverError> {
+        self.enter(DriverCall::HandleExport)?;
+        self.sim.handle_export(device, handle)
+    }
+
+    fn handle_import(
+        &self,
+        device: DeviceId,
+        share: ShareId,
+        bytes: u64,
+    ) -> Result<HandleId, DriverError> {
+        self.enter(DriverCall::HandleImport)?;
+        self.sim.handle_import(device, share, bytes)
+    }
+
+    fn map(&self, device: DeviceId, address: u64, handle: HandleId) -> Result<(), DriverError> {
+        self.enter(DriverCall::Map)?;
+        self.sim.map(device, address, handle)
+    }
+
+    fn set_access(
+        &self,
+        device: DeviceId,
+        address: u64,
+        bytes: u64,
+        accessors: &[DeviceId],
+    ) -> Result<(), DriverError> {
+        self.enter(DriverCall::SetAccess)?;
+        self.sim.set_access(device, address, bytes, accessors)
+    }
+
+    fn unmap(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
+        self.enter(DriverCall::Unmap)?;
+        self.sim.unmap(device, address, bytes)
+    }
+
     fn event_create(&self, device: DeviceId) -> Result<EventId, DriverError> {
         self.enter(DriverCall::EventCreate)?;
         self.sim.event_create(device)

@@ -1,7 +1,8 @@
 //! The conformance suite accepts the simulated device, and rejects drivers with one fault each.
 
 use drystone_core::driver::{
-    DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, StreamId,
+    DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, HandleId,
+    HandleKind, ShareId, StreamId,
 };
 use drystone_sim::{Access, FaultPlan, Misuse, SimConfig, SimDriver, contract};
 
@@ -156,6 +157,62 @@ impl Driver for Broken {
             },
             Ok(()) => Ok(()),
         }
+    }
+
+    fn page_bytes(&self, device: DeviceId) -> Result<u64, DriverError> {
+        self.sim.page_bytes(device)
+    }
+
+    fn address_reserve(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
+        self.sim.address_reserve(device, bytes)
+    }
+
+    fn address_free(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
+        self.sim.address_free(device, address, bytes)
+    }
+
+    fn handle_create(
+        &self,
+        device: DeviceId,
+        bytes: u64,
+        kind: HandleKind,
+    ) -> Result<HandleId, DriverError> {
+        self.sim.handle_create(device, bytes, kind)
+    }
+
+    fn handle_release(&self, device: DeviceId, handle: HandleId) -> Result<(), DriverError> {
+        self.sim.handle_release(device, handle)
+    }
+
+    fn handle_export(&self, device: DeviceId, handle: HandleId) -> Result<ShareId, DriverError> {
+        self.sim.handle_export(device, handle)
+    }
+
+    fn handle_import(
+        &self,
+        device: DeviceId,
+        share: ShareId,
+        bytes: u64,
+    ) -> Result<HandleId, DriverError> {
+        self.sim.handle_import(device, share, bytes)
+    }
+
+    fn map(&self, device: DeviceId, address: u64, handle: HandleId) -> Result<(), DriverError> {
+        self.sim.map(device, address, handle)
+    }
+
+    fn set_access(
+        &self,
+        device: DeviceId,
+        address: u64,
+        bytes: u64,
+        accessors: &[DeviceId],
+    ) -> Result<(), DriverError> {
+        self.sim.set_access(device, address, bytes, accessors)
+    }
+
+    fn unmap(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
+        self.sim.unmap(device, address, bytes)
     }
 
     fn event_create(&self, device: DeviceId) -> Result<EventId, DriverError> {

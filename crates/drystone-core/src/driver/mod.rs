@@ -14,8 +14,12 @@
 //! * The caller's current device, context and capture mode are the same after the call as before.
 //! * No function panics.
 
+mod call;
+mod shared;
+
 use std::fmt;
-use std::sync::Arc;
+
+pub use call::{DriverCall, DriverError, DriverErrorKind};
 
 /// The index of a device, from 0, in the driver's own order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +34,26 @@ pub struct StreamId(pub u64);
 /// An event as the driver names it; valid on the device that created it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(pub u64);
+
+/// Physical memory as the driver names it: made by one [`Driver::handle_create`], mapped whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HandleId(pub u64);
+
+/// An exported handle's name for other processes (on CUDA a POSIX file descriptor).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShareId(pub u64);
+
+/// Where a handle's memory lies, and what can be done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HandleKind {
+    /// Memory of the device.
+    Device,
+    /// Memory of the device that can be exported to other processes.
+    Exportable,
+    /// Memory of the host that the device reaches over the bus: slow, but not the device's.
+    Host,
+}
 
 impl fmt::Display for DeviceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,112 +74,6 @@ pub struct DeviceMemory {
     pub free: u64,
     /// Bytes the device has; never 0, never below `free`.
     pub total: u64,
-}
-
-/// Every kind of driver call: the unit of counting, of costs and of injected faults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum DriverCall {
-    /// [`Driver::device_memory`].
-    DeviceMemory,
-    /// [`Driver::segment_alloc`].
-    SegmentAlloc,
-    /// [`Driver::segment_free`].
-    SegmentFree,
-    /// [`Driver::event_create`].
-    EventCreate,
-    /// [`Driver::event_destroy`].
-    EventDestroy,
-    /// [`Driver::event_record`].
-    EventRecord,
-    /// [`Driver::event_query`].
-    EventQuery,
-    /// [`Driver::event_synchronize`].
-    EventSynchronize,
-    /// [`Driver::stream_wait_event`].
-    StreamWaitEvent,
-    /// [`Driver::device_synchronize`].
-    DeviceSynchronize,
-}
-
-impl DriverCall {
-    /// All kinds, in the order of their discriminants.
-    pub const ALL: [DriverCall; 10] = [
-        DriverCall::DeviceMemory,
-        DriverCall::SegmentAlloc,
-        DriverCall::SegmentFree,
-        DriverCall::EventCreate,
-        DriverCall::EventDestroy,
-        DriverCall::EventRecord,
-        DriverCall::EventQuery,
-        DriverCall::EventSynchronize,
-        DriverCall::StreamWaitEvent,
-        DriverCall::DeviceSynchronize,
-    ];
-
-    /// The name in reports, as in `driver_calls` of `drystone replay --json`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            DriverCall::DeviceMemory => "device_memory",
-            DriverCall::SegmentAlloc => "segment_alloc",
-            DriverCall::SegmentFree => "segment_free",
-            DriverCall::EventCreate => "event_create",
-            DriverCall::EventDestroy => "event_destroy",
-            DriverCall::EventRecord => "event_record",
-            DriverCall::EventQuery => "event_query",
-            DriverCall::EventSynchronize => "event_synchronize",
-            DriverCall::StreamWaitEvent => "stream_wait_event",
-            DriverCall::DeviceSynchronize => "device_synchronize",
-        }
-    }
-
-    /// Whether the host waits for the device inside the call: its time counts as `wait`, not as
-    /// driver time.
-    pub const fn waits(self) -> bool {
-        matches!(self, DriverCall::EventSynchronize | DriverCall::DeviceSynchronize)
-    }
-}
-
-impl fmt::Display for DriverCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// What an error of the driver means to the allocator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum DriverErrorKind {
-    /// The device has no such memory left now. The only error that the allocator answers by
-    /// giving memory back and asking again.
-    OutOfMemory,
-    /// There is no device of that index.
-    InvalidDevice,
-    /// An argument was wrong: an address or event that is not the driver's, a size of 0.
-    InvalidValue,
-    /// The call is not allowed now, for instance inside a stream capture.
-    NotPermitted,
-    /// The device or its driver cannot do this.
-    NotSupported,
-    /// The context is broken (a fault in an earlier kernel, a lost device): every later call
-    /// fails too.
-    DeviceLost,
-    /// Anything else; `code` and `detail` say what.
-    Other,
-}
-
-/// A failed driver call: which, why, and the driver's own words.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{call} failed: {detail} (code {code})")]
-pub struct DriverError {
-    /// The call that failed.
-    pub call: DriverCall,
-    /// What it means.
-    pub kind: DriverErrorKind,
-    /// The driver's own code (a `CUresult` on CUDA), 0 where it has none.
-    pub code: i32,
-    /// The driver's own words.
-    pub detail: String,
 }
 
 /// A device driver; see the module text for the rules common to all functions.
@@ -181,6 +99,73 @@ pub trait Driver: Send + Sync {
     /// (`cuMemFree` behind a 20 ms kernel takes 20 ms). Errors: `InvalidValue` (not a segment of
     /// this device, or given back already), `NotPermitted` (in a capture), `DeviceLost`.
     fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError>;
+
+    /// Bytes in a page: handles and addresses of mappings are multiples of it. A power of two, the
+    /// same for the driver's whole life (2 MiB on CUDA). Errors: `NotSupported` (the device or its
+    /// driver cannot map memory; then none of the calls below works), `DeviceLost`.
+    fn page_bytes(&self, device: DeviceId) -> Result<u64, DriverError>;
+
+    /// Sets a range of addresses aside, with nothing behind them: `bytes` (> 0, a multiple of the
+    /// page) at a multiple of the page. The address is never 0, `address + bytes` does not pass
+    /// 2⁴⁸, and the range overlaps nothing else of any device. Costs no memory. Errors:
+    /// `OutOfMemory` (no addresses left), `InvalidValue`.
+    fn address_reserve(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError>;
+
+    /// Gives a whole range of addresses back, as [`Driver::address_reserve`] returned it, with
+    /// nothing mapped in it. Errors: `InvalidValue`.
+    fn address_free(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError>;
+
+    /// Makes a handle: `bytes` (> 0, a multiple of the page) of physical memory, mapped nowhere.
+    /// Does not wait for work in flight. Errors: `OutOfMemory`, `InvalidValue`, `NotSupported` (the
+    /// kind cannot be made).
+    fn handle_create(
+        &self,
+        device: DeviceId,
+        bytes: u64,
+        kind: HandleKind,
+    ) -> Result<HandleId, DriverError>;
+
+    /// Gives a handle back; it is mapped nowhere. Its memory is free once every process that
+    /// imported it has given it back too. Errors: `InvalidValue` (no such handle, or it is mapped).
+    fn handle_release(&self, device: DeviceId, handle: HandleId) -> Result<(), DriverError>;
+
+    /// Makes a name under which another process can import the handle. On CUDA the name is a POSIX
+    /// file descriptor, which the caller owns and closes. Errors: `InvalidValue` (no such handle,
+    /// or it was not created as exportable), `NotSupported`.
+    fn handle_export(&self, device: DeviceId, handle: HandleId) -> Result<ShareId, DriverError>;
+
+    /// Makes a handle to memory that another process (or this one) exported, of the `bytes` that
+    /// it was created with. Both are the same memory. Errors: `InvalidValue`, `NotSupported`.
+    fn handle_import(
+        &self,
+        device: DeviceId,
+        share: ShareId,
+        bytes: u64,
+    ) -> Result<HandleId, DriverError>;
+
+    /// Maps a whole handle at `address`, a multiple of the page, inside one reserved range and over
+    /// no other mapping. A handle may be mapped at several addresses (aliases): they are the same
+    /// bytes, but what was written through one is seen through another only by operations that are
+    /// later in stream order. Not usable before [`Driver::set_access`]. Does not wait for work in
+    /// flight. Errors: `InvalidValue`.
+    fn map(&self, device: DeviceId, address: u64, handle: HandleId) -> Result<(), DriverError>;
+
+    /// Lets `accessors` read and write a range that consists of whole mappings. Does not wait for
+    /// work in flight. Errors: `InvalidValue` (a part of a mapping, nothing mapped there),
+    /// `InvalidDevice`, `NotSupported` (a device that cannot reach the memory).
+    fn set_access(
+        &self,
+        device: DeviceId,
+        address: u64,
+        bytes: u64,
+        accessors: &[DeviceId],
+    ) -> Result<(), DriverError>;
+
+    /// Takes away the mappings of which a range consists; the handles and what is in them stay.
+    /// Immediate, also for the device: work in flight that uses these addresses faults, so the
+    /// caller vouches that there is none. Other aliases of the handles may be in use. Errors:
+    /// `InvalidValue` (a part of a mapping, nothing mapped there).
+    fn unmap(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError>;
 
     /// Whether the driver takes `stream` for an order of work of this device; an error says why
     /// not. The allocator asks once, before it gives the stream memory: a name that stands for
@@ -230,58 +215,4 @@ pub trait Driver: Send + Sync {
     /// The driver's clock, in nanoseconds from an origin of its own, never going back. Costs some
     /// tens of nanoseconds at most. Virtual on the simulated device.
     fn now_ns(&self) -> u64;
-}
-
-/// A shared driver is a driver, so that a test or a program can keep a hand on the device that it
-/// gave to the allocator.
-impl<D: Driver + ?Sized> Driver for Arc<D> {
-    fn device_count(&self) -> u32 {
-        (**self).device_count()
-    }
-    fn device_memory(&self, device: DeviceId) -> Result<DeviceMemory, DriverError> {
-        (**self).device_memory(device)
-    }
-    fn segment_alloc(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
-        (**self).segment_alloc(device, bytes)
-    }
-    fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError> {
-        (**self).segment_free(device, address)
-    }
-    fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
-        (**self).check_stream(device, stream)
-    }
-    fn event_create(&self, device: DeviceId) -> Result<EventId, DriverError> {
-        (**self).event_create(device)
-    }
-    fn event_destroy(&self, device: DeviceId, event: EventId) -> Result<(), DriverError> {
-        (**self).event_destroy(device, event)
-    }
-    fn event_record(
-        &self,
-        device: DeviceId,
-        event: EventId,
-        stream: StreamId,
-    ) -> Result<(), DriverError> {
-        (**self).event_record(device, event, stream)
-    }
-    fn event_query(&self, device: DeviceId, event: EventId) -> Result<bool, DriverError> {
-        (**self).event_query(device, event)
-    }
-    fn event_synchronize(&self, device: DeviceId, event: EventId) -> Result<(), DriverError> {
-        (**self).event_synchronize(device, event)
-    }
-    fn stream_wait_event(
-        &self,
-        device: DeviceId,
-        stream: StreamId,
-        event: EventId,
-    ) -> Result<(), DriverError> {
-        (**self).stream_wait_event(device, stream, event)
-    }
-    fn device_synchronize(&self, device: DeviceId) -> Result<(), DriverError> {
-        (**self).device_synchronize(device)
-    }
-    fn now_ns(&self) -> u64 {
-        (**self).now_ns()
-    }
 }
