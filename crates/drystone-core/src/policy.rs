@@ -17,6 +17,9 @@ const GRANULARITY_PART: u64 = 64;
 const GRANULARITY_MIN: u64 = 2 * MIB;
 const GRANULARITY_MAX: [u64; 2] = [32 * MIB, 128 * MIB];
 
+/// How much may be reserved above the peak of live bytes in segments, as a part of it.
+const SEGMENT_SLACK: f64 = 0.1;
+
 /// The part of the time since the allocator was made that trading segments in may take, and what
 /// it may take beyond that: a workload that gains nothing from it is not slowed for long.
 pub(crate) const TRADE_TIME_PART: u64 = 100;
@@ -55,7 +58,7 @@ impl Policy {
             small_segment: config.small_segment_size,
             granularity: config.segment_granularity,
             min_large_segment: config.min_large_segment.unwrap_or(0),
-            slack: config.slack,
+            slack: config.slack.unwrap_or(SEGMENT_SLACK),
             cross_stream: config.cross_stream,
             garbage_collection_threshold: config.garbage_collection_threshold,
             max_split_size: config.max_split_size,

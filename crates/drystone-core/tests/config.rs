@@ -1,7 +1,7 @@
 //! Configuration strings: what torch accepts and refuses, Drystone's own keys, errors, round trips.
 
 use drystone_core::config::{
-    Backend, Config, ConfigError, CrossStream, KEYS, KeyInfo, Origin, TorchOnly,
+    Backend, Backing, Config, ConfigError, CrossStream, KEYS, KeyInfo, Origin, Reserve, TorchOnly,
 };
 use proptest::prelude::*;
 
@@ -103,6 +103,10 @@ const ACCEPTED: &[(&str, Change)] = &[
         c.max_split_size = Some(4 * MIB);
     }),
     ("min_split_remainder:512", |c| c.min_split_remainder = Some(512)),
+    ("backing:malloc", |c| c.backing = Backing::Malloc),
+    ("backing:vmm", |c| c.backing = Backing::Vmm),
+    ("reserve:lean", |c| c.reserve = Reserve::Lean),
+    ("reserve:fast", |c| c.reserve = Reserve::Fast),
     ("cross_stream:off", |c| c.cross_stream = CrossStream::Off),
     ("cross_stream:passed", |c| c.cross_stream = CrossStream::Passed),
     ("cross_stream:wait", |_| {}),
@@ -142,6 +146,8 @@ fn values_that_are_refused() {
         ("small_segment_size", "0 3MiB 66MiB"),
         ("large_segment_size", "0 1MiB 5MiB"),
         ("min_split_remainder", "0 511"),
+        ("backing", "cuda VMM"),
+        ("reserve", "slim 1"),
         ("cross_stream", "Off true"),
         ("history", "-1 1.5 4294967296 1k +1"),
         ("oom_retries", "-1 4294967296"),
@@ -247,12 +253,14 @@ fn one_key_at_a_time() {
 fn sample(info: &KeyInfo) -> &'static str {
     match info.name {
         "backend" => "cudaMallocAsync",
+        "backing" => "malloc",
         "cross_stream" => "passed",
         "garbage_collection_threshold"
         | "memory_fraction"
         | "per_process_memory_fraction"
         | "slack" => "0.5",
         "pinned_num_register_threads" => "64",
+        "reserve" => "lean",
         "roundup_power2_divisions" => "[256:1,>:8]",
         _ if info.allowed.starts_with("True") => "True",
         _ if info.allowed.starts_with("a multiple of 2MiB") => "4MiB",

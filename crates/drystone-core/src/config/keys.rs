@@ -1,11 +1,12 @@
 //! The table of keys: one entry drives parsing, error messages, help and printing.
 
+use super::backing::{Backing, Reserve};
 use super::bytes::{MIB, format_bytes_exact};
 use super::key::{
     KeyInfo, Origin, at_least_large, is_torch_large_segment, large_segment, put, set_large_segment,
     show_bool, show_unless,
 };
-use super::settings::{Backend, CrossStream, DEFAULT_OOM_RETRIES, DEFAULT_SLACK};
+use super::settings::{Backend, CrossStream, DEFAULT_OOM_RETRIES};
 use super::values::show_divisions;
 
 const BOOL: &str = "True or False, spelled so";
@@ -296,15 +297,37 @@ pub static KEYS: &[KeyInfo] = &[
         show: |c| c.segment_granularity.map(format_bytes_exact),
     },
     KeyInfo {
+        name: "backing",
+        origin: Origin::Drystone,
+        help: "what stands behind blocks: pages that are mapped where they are needed (on devices \
+               that can), or segments that stay as they are",
+        allowed: "vmm or malloc",
+        default: "vmm",
+        has_effect: true,
+        apply: |c, v| put(Backing::from_name(v.word()?), &mut c.backing),
+        show: |c| show_unless(c.backing.name(), Backing::default().name()),
+    },
+    KeyInfo {
+        name: "reserve",
+        origin: Origin::Drystone,
+        help: "when free pages are remapped instead of new memory being taken: always; once the \
+               slack is reserved; or only when there is no more",
+        allowed: "lean, balanced or fast",
+        default: "balanced",
+        has_effect: true,
+        apply: |c, v| put(Reserve::from_name(v.word()?), &mut c.reserve),
+        show: |c| show_unless(c.reserve.name(), Reserve::default().name()),
+    },
+    KeyInfo {
         name: "slack",
         origin: Origin::Drystone,
-        help: "once this much more than the peak of live bytes is reserved (0.1 is 10%), a new \
-               segment is paid for with the idle ones that were too small",
+        help: "how much more than the peak of live bytes may be reserved (0.1 is 10%) before new \
+               memory is avoided",
         allowed: "a number from 0 to 100",
-        default: "0.1",
+        default: "as reserve says; 0.1 with backing:malloc",
         has_effect: true,
-        apply: |c, v| put(v.number(100.0), &mut c.slack),
-        show: |c| show_unless(c.slack, DEFAULT_SLACK),
+        apply: |c, v| put(v.number(100.0).map(Some), &mut c.slack),
+        show: |c| c.slack.map(|slack| slack.to_string()),
     },
     KeyInfo {
         name: "small_segment_size",

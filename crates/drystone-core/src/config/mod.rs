@@ -25,6 +25,7 @@
 //! # Ok::<(), drystone_core::config::ConfigError>(())
 //! ```
 
+mod backing;
 mod bytes;
 mod error;
 mod key;
@@ -38,6 +39,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::str::FromStr;
 
+pub use backing::{Backing, Reserve};
 pub use bytes::{BytesError, format_bytes, format_bytes_exact, parse_bytes};
 pub use error::ConfigError;
 pub use key::{KeyInfo, Origin};

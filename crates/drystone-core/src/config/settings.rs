@@ -1,11 +1,10 @@
 //! The settings themselves: every field of a configuration, its unit and its default.
 
+use super::backing::{Backing, Reserve};
 use super::bytes::MIB;
 
 /// torch's large segment, in bytes, where nothing else is said.
 pub(super) const DEFAULT_LARGE_SEGMENT: u64 = 20 * MIB;
-/// How much may be reserved above the peak of live bytes, as a part of it.
-pub(super) const DEFAULT_SLACK: f64 = 0.1;
 /// How often out-of-memory callbacks may cause another try.
 pub(super) const DEFAULT_OOM_RETRIES: u32 = 8;
 
@@ -48,10 +47,16 @@ pub struct Config {
     /// Segments for large requests are rounded up to a multiple of this (`segment_granularity`; a
     /// multiple of 2 MiB up to 1 GiB). `None`: the allocator chooses, more as it holds more.
     pub segment_granularity: Option<u64>,
-    /// How much more than the peak of live bytes may be reserved, as a part of it, before a new
-    /// segment is paid for with the idle ones that were too small for the request (`slack`, 0.1;
-    /// 0 to 100).
-    pub slack: f64,
+    /// What stands behind blocks (`backing`, [`Backing::Vmm`]).
+    pub backing: Backing,
+    /// When pages are remapped instead of new memory being taken (`reserve`,
+    /// [`Reserve::Balanced`]).
+    pub reserve: Reserve,
+    /// How much more than the peak of live bytes may be reserved, as a part of it (`slack`, 0 to
+    /// 100), before new memory is avoided: by remapping free pages, or with [`Backing::Malloc`] by
+    /// paying with the idle segments that were too small for the request. `None`: as `reserve`
+    /// says.
+    pub slack: Option<f64>,
     /// The size of a segment for small requests (`small_segment_size`; a multiple of 2 MiB up to
     /// 64 MiB). `None`: the allocator chooses, 2 MiB and more as it holds more.
     pub small_segment_size: Option<u64>,
@@ -87,7 +92,9 @@ impl Default for Config {
             memory_fraction: None,
             soft_limit: None,
             segment_granularity: None,
-            slack: DEFAULT_SLACK,
+            backing: Backing::default(),
+            reserve: Reserve::default(),
+            slack: None,
             small_segment_size: None,
             min_large_segment: None,
             min_split_remainder: None,
