@@ -25,12 +25,13 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `policy` | the trait, the table of policies, one file for each |
-//! | `target`, `lagging`, `meter` | the device below a policy, and what is measured there |
+//! | `target`, `lagging`, `meter`, `held` | the device below a policy, and what is measured there |
 //! | `replay` | the loop over the events |
 //! | `metrics`, `timeline`, `recording` | what comes out |
 //! | `picture` | memory over time as SVG |
 #![forbid(unsafe_code)]
 
+mod held;
 mod lagging;
 mod meter;
 mod metrics;

@@ -1,6 +1,6 @@
 //! The driver as a policy sees it, measured: calls, their time, and the bytes that are held.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use drystone_core::{
@@ -9,51 +9,75 @@ use drystone_core::{
 };
 use parking_lot::Mutex;
 
+use crate::held::Held;
+
+/// What a meter measures: a driver, and perhaps something to do before each of its calls.
+pub(crate) trait Below: Send + Sync {
+    type Driver: Driver + ?Sized;
+
+    fn driver(&self) -> &Self::Driver;
+
+    /// The call comes next, on this device, and for events on this stream.
+    #[inline]
+    fn before(&self, call: DriverCall, device: DeviceId, stream: Option<StreamId>) {
+        let _ = (call, device, stream);
+    }
+}
+
+/// A driver as it is.
+impl<D: Driver + ?Sized> Below for Arc<D> {
+    type Driver = D;
+
+    fn driver(&self) -> &D {
+        self
+    }
+}
+
 /// A driver whose calls are counted, and which may have less memory than it has.
-pub(crate) struct Meter<D> {
-    pub(crate) inner: D,
+pub(crate) struct Meter<B> {
+    pub(crate) below: B,
     /// The most bytes that may be held of each device, if that is to be less than it has.
     capacity: Option<u64>,
     calls: [AtomicU64; DriverCall::ALL.len()],
     driver_ns: AtomicU64,
     wait_ns: AtomicU64,
+    /// Bytes of all devices, as in `held`, for those who look at every event.
     reserved: AtomicU64,
-    peak_reserved: AtomicU64,
     held: Mutex<Held>,
 }
 
-/// The segments that live.
-#[derive(Default)]
-struct Held {
-    /// Bytes by address; segments of different devices do not overlap.
-    segments: HashMap<u64, u64>,
-    /// Bytes by device.
-    devices: HashMap<DeviceId, u64>,
-}
-
-impl<D: Driver> Meter<D> {
-    pub(crate) fn new(inner: D, capacity: Option<u64>) -> Self {
+impl<B: Below> Meter<B> {
+    pub(crate) fn new(below: B, capacity: Option<u64>) -> Self {
         Meter {
-            inner,
+            below,
             capacity,
             calls: std::array::from_fn(|_| AtomicU64::new(0)),
             driver_ns: AtomicU64::new(0),
             wait_ns: AtomicU64::new(0),
             reserved: AtomicU64::new(0),
-            peak_reserved: AtomicU64::new(0),
             held: Mutex::default(),
         }
     }
 
-    /// Bytes held now, of all devices.
+    /// Physical bytes held now, of all devices.
     #[inline]
     pub(crate) fn reserved(&self) -> u64 {
         self.reserved.load(Relaxed)
     }
 
-    /// The most bytes that were ever held at once, of all devices.
+    /// The most physical bytes that were ever held at once, of all devices.
     pub(crate) fn peak_reserved(&self) -> u64 {
-        self.peak_reserved.load(Relaxed)
+        self.held.lock().device.peak
+    }
+
+    /// Bytes of the host held now.
+    pub(crate) fn host_bytes(&self) -> u64 {
+        self.held.lock().host.now
+    }
+
+    /// The most bytes of the host that were ever held at once.
+    pub(crate) fn peak_host_bytes(&self) -> u64 {
+        self.held.lock().host.peak
     }
 
     /// Calls, and what they took by the driver's clock.
@@ -65,10 +89,27 @@ impl<D: Driver> Meter<D> {
         }
     }
 
-    fn count<T>(&self, call: DriverCall, run: impl FnOnce(&D) -> T) -> T {
-        let before = self.inner.now_ns();
-        let result = run(&self.inner);
-        let took = self.inner.now_ns().saturating_sub(before);
+    fn count<T>(
+        &self,
+        call: DriverCall,
+        device: DeviceId,
+        run: impl FnOnce(&B::Driver) -> Result<T, DriverError>,
+    ) -> Result<T, DriverError> {
+        self.count_on(call, device, None, run)
+    }
+
+    fn count_on<T>(
+        &self,
+        call: DriverCall,
+        device: DeviceId,
+        stream: Option<StreamId>,
+        run: impl FnOnce(&B::Driver) -> Result<T, DriverError>,
+    ) -> Result<T, DriverError> {
+        self.below.before(call, device, stream);
+        let driver = self.below.driver();
+        let before = driver.now_ns();
+        let result = run(driver);
+        let took = driver.now_ns().saturating_sub(before);
         self.calls[call as usize].fetch_add(1, Relaxed);
         let sum = if call.waits() { &self.wait_ns } else { &self.driver_ns };
         sum.fetch_add(took, Relaxed);
@@ -76,35 +117,37 @@ impl<D: Driver> Meter<D> {
     }
 
     fn room(&self, device: DeviceId) -> u64 {
-        let held = self.held.lock().devices.get(&device).copied().unwrap_or(0);
+        let held = self.held.lock().of(device);
         self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(held))
     }
 
-    fn took(&self, device: DeviceId, address: u64, bytes: u64) {
-        let mut held = self.held.lock();
-        held.segments.insert(address, bytes);
-        *held.devices.entry(device).or_default() += bytes;
-        let reserved = self.reserved.fetch_add(bytes, Relaxed) + bytes;
-        self.peak_reserved.fetch_max(reserved, Relaxed);
+    /// Refuses what the capacity that was set has no room for.
+    fn admit(&self, call: DriverCall, device: DeviceId, bytes: u64) -> Result<(), DriverError> {
+        if bytes <= self.room(device) {
+            return Ok(());
+        }
+        Err(DriverError {
+            call,
+            kind: DriverErrorKind::OutOfMemory,
+            code: 0,
+            detail: "over the capacity that was set".to_owned(),
+        })
     }
 
-    fn gave(&self, device: DeviceId, address: u64) {
+    fn hold(&self, change: impl FnOnce(&mut Held)) {
         let mut held = self.held.lock();
-        let Some(bytes) = held.segments.remove(&address) else { return };
-        if let Some(sum) = held.devices.get_mut(&device) {
-            *sum = sum.saturating_sub(bytes);
-        }
-        self.reserved.fetch_sub(bytes, Relaxed);
+        change(&mut held);
+        self.reserved.store(held.device.now, Relaxed);
     }
 }
 
-impl<D: Driver> Driver for Meter<D> {
+impl<B: Below> Driver for Meter<B> {
     fn device_count(&self) -> u32 {
-        self.inner.device_count()
+        self.below.driver().device_count()
     }
 
     fn device_memory(&self, device: DeviceId) -> Result<DeviceMemory, DriverError> {
-        let memory = self.count(DriverCall::DeviceMemory, |d| d.device_memory(device))?;
+        let memory = self.count(DriverCall::DeviceMemory, device, |d| d.device_memory(device))?;
         Ok(DeviceMemory {
             free: memory.free.min(self.room(device)),
             total: memory.total.min(self.capacity.unwrap_or(u64::MAX)),
@@ -112,37 +155,31 @@ impl<D: Driver> Driver for Meter<D> {
     }
 
     fn segment_alloc(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
-        let address = self.count(DriverCall::SegmentAlloc, |d| {
-            if bytes > self.room(device) {
-                return Err(DriverError {
-                    call: DriverCall::SegmentAlloc,
-                    kind: DriverErrorKind::OutOfMemory,
-                    code: 0,
-                    detail: "over the capacity that was set".to_owned(),
-                });
-            }
+        let call = DriverCall::SegmentAlloc;
+        let address = self.count(call, device, |d| {
+            self.admit(call, device, bytes)?;
             d.segment_alloc(device, bytes)
         })?;
-        self.took(device, address, bytes);
+        self.hold(|held| held.took_segment(device, address, bytes));
         Ok(address)
     }
 
     fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError> {
-        self.count(DriverCall::SegmentFree, |d| d.segment_free(device, address))?;
-        self.gave(device, address);
+        self.count(DriverCall::SegmentFree, device, |d| d.segment_free(device, address))?;
+        self.hold(|held| held.gave_segment(device, address));
         Ok(())
     }
 
     fn page_bytes(&self, device: DeviceId) -> Result<u64, DriverError> {
-        self.count(DriverCall::PageBytes, |d| d.page_bytes(device))
+        self.count(DriverCall::PageBytes, device, |d| d.page_bytes(device))
     }
 
     fn address_reserve(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
-        self.count(DriverCall::AddressReserve, |d| d.address_reserve(device, bytes))
+        self.count(DriverCall::AddressReserve, device, |d| d.address_reserve(device, bytes))
     }
 
     fn address_free(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
-        self.count(DriverCall::AddressFree, |d| d.address_free(device, address, bytes))
+        self.count(DriverCall::AddressFree, device, |d| d.address_free(device, address, bytes))
     }
 
     fn handle_create(
@@ -151,15 +188,25 @@ impl<D: Driver> Driver for Meter<D> {
         bytes: u64,
         kind: HandleKind,
     ) -> Result<HandleId, DriverError> {
-        self.count(DriverCall::HandleCreate, |d| d.handle_create(device, bytes, kind))
+        let call = DriverCall::HandleCreate;
+        let handle = self.count(call, device, |d| {
+            if kind != HandleKind::Host {
+                self.admit(call, device, bytes)?;
+            }
+            d.handle_create(device, bytes, kind)
+        })?;
+        self.hold(|held| held.took_handle(device, handle, bytes, kind));
+        Ok(handle)
     }
 
     fn handle_release(&self, device: DeviceId, handle: HandleId) -> Result<(), DriverError> {
-        self.count(DriverCall::HandleRelease, |d| d.handle_release(device, handle))
+        self.count(DriverCall::HandleRelease, device, |d| d.handle_release(device, handle))?;
+        self.hold(|held| held.gave_handle(device, handle));
+        Ok(())
     }
 
     fn handle_export(&self, device: DeviceId, handle: HandleId) -> Result<ShareId, DriverError> {
-        self.count(DriverCall::HandleExport, |d| d.handle_export(device, handle))
+        self.count(DriverCall::HandleExport, device, |d| d.handle_export(device, handle))
     }
 
     fn handle_import(
@@ -168,11 +215,11 @@ impl<D: Driver> Driver for Meter<D> {
         share: ShareId,
         bytes: u64,
     ) -> Result<HandleId, DriverError> {
-        self.count(DriverCall::HandleImport, |d| d.handle_import(device, share, bytes))
+        self.count(DriverCall::HandleImport, device, |d| d.handle_import(device, share, bytes))
     }
 
     fn map(&self, device: DeviceId, address: u64, handle: HandleId) -> Result<(), DriverError> {
-        self.count(DriverCall::Map, |d| d.map(device, address, handle))
+        self.count(DriverCall::Map, device, |d| d.map(device, address, handle))
     }
 
     fn set_access(
@@ -182,23 +229,25 @@ impl<D: Driver> Driver for Meter<D> {
         bytes: u64,
         accessors: &[DeviceId],
     ) -> Result<(), DriverError> {
-        self.count(DriverCall::SetAccess, |d| d.set_access(device, address, bytes, accessors))
+        self.count(DriverCall::SetAccess, device, |d| {
+            d.set_access(device, address, bytes, accessors)
+        })
     }
 
     fn unmap(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
-        self.count(DriverCall::Unmap, |d| d.unmap(device, address, bytes))
+        self.count(DriverCall::Unmap, device, |d| d.unmap(device, address, bytes))
     }
 
     fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
-        self.inner.check_stream(device, stream)
+        self.below.driver().check_stream(device, stream)
     }
 
     fn event_create(&self, device: DeviceId) -> Result<EventId, DriverError> {
-        self.count(DriverCall::EventCreate, |d| d.event_create(device))
+        self.count(DriverCall::EventCreate, device, |d| d.event_create(device))
     }
 
     fn event_destroy(&self, device: DeviceId, event: EventId) -> Result<(), DriverError> {
-        self.count(DriverCall::EventDestroy, |d| d.event_destroy(device, event))
+        self.count(DriverCall::EventDestroy, device, |d| d.event_destroy(device, event))
     }
 
     fn event_record(
@@ -207,15 +256,17 @@ impl<D: Driver> Driver for Meter<D> {
         event: EventId,
         stream: StreamId,
     ) -> Result<(), DriverError> {
-        self.count(DriverCall::EventRecord, |d| d.event_record(device, event, stream))
+        self.count_on(DriverCall::EventRecord, device, Some(stream), |d| {
+            d.event_record(device, event, stream)
+        })
     }
 
     fn event_query(&self, device: DeviceId, event: EventId) -> Result<bool, DriverError> {
-        self.count(DriverCall::EventQuery, |d| d.event_query(device, event))
+        self.count(DriverCall::EventQuery, device, |d| d.event_query(device, event))
     }
 
     fn event_synchronize(&self, device: DeviceId, event: EventId) -> Result<(), DriverError> {
-        self.count(DriverCall::EventSynchronize, |d| d.event_synchronize(device, event))
+        self.count(DriverCall::EventSynchronize, device, |d| d.event_synchronize(device, event))
     }
 
     fn stream_wait_event(
@@ -224,15 +275,17 @@ impl<D: Driver> Driver for Meter<D> {
         stream: StreamId,
         event: EventId,
     ) -> Result<(), DriverError> {
-        self.count(DriverCall::StreamWaitEvent, |d| d.stream_wait_event(device, stream, event))
+        self.count_on(DriverCall::StreamWaitEvent, device, Some(stream), |d| {
+            d.stream_wait_event(device, stream, event)
+        })
     }
 
     fn device_synchronize(&self, device: DeviceId) -> Result<(), DriverError> {
-        self.count(DriverCall::DeviceSynchronize, |d| d.device_synchronize(device))
+        self.count(DriverCall::DeviceSynchronize, device, |d| d.device_synchronize(device))
     }
 
     fn now_ns(&self) -> u64 {
-        self.inner.now_ns()
+        self.below.driver().now_ns()
     }
 }
 
@@ -245,7 +298,8 @@ mod tests {
 
     #[test]
     fn what_is_held_and_the_most_that_was() {
-        let meter = Meter::new(SimDriver::new(SimConfig::default()).unwrap(), None);
+        let sim = SimDriver::new(SimConfig::default()).unwrap();
+        let meter = Meter::new(Arc::new(sim), None);
         let a = meter.segment_alloc(DEVICE, 4 << 20).unwrap();
         let b = meter.segment_alloc(DEVICE, 2 << 20).unwrap();
         meter.segment_free(DEVICE, a).unwrap();
@@ -254,13 +308,13 @@ mod tests {
         meter.segment_free(DEVICE, b).unwrap();
         assert_eq!(meter.reserved(), 0);
         assert_eq!(meter.stats().calls_of(DriverCall::SegmentFree), 3);
-        assert_eq!(meter.stats().driver_ns, meter.inner.stats().total().driver_ns);
+        assert_eq!(meter.stats().driver_ns, meter.below.stats().total().driver_ns);
     }
 
     #[test]
     fn a_capacity_below_the_devices_is_all_there_is() {
         let sim = SimDriver::new(SimConfig::default().devices(2).capacity(10 << 20)).unwrap();
-        let meter = Meter::new(sim, Some(6 << 20));
+        let meter = Meter::new(Arc::new(sim), Some(6 << 20));
         let memory = |device| meter.device_memory(DeviceId(device)).unwrap();
         let a = meter.segment_alloc(DEVICE, 4 << 20).unwrap();
         assert_eq!(memory(0), DeviceMemory { free: 2 << 20, total: 6 << 20 });

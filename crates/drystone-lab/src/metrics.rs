@@ -33,9 +33,11 @@ pub struct Metrics {
     pub peak_live_bytes: u64,
     /// When that was, from the first event, by the trace's clock.
     pub peak_live_at_us: u64,
-    /// The most bytes held of the device.
+    /// The most physical bytes held of the devices, in segments and handles.
     pub peak_reserved_bytes: u64,
-    /// Bytes held at the end of the trace.
+    /// The most bytes held of the host beside them, for the devices to use.
+    pub peak_host_bytes: u64,
+    /// Physical bytes held of the devices at the end of the trace.
     pub end_reserved_bytes: u64,
     /// `peak_reserved_bytes / peak_live_bytes`; none if nothing was live.
     pub ratio: Option<f64>,

@@ -11,7 +11,7 @@ use drystone_core::{DeviceId, Driver, DriverCall, DriverStats, StreamId};
 use drystone_trace::{Event, Op, Trace};
 
 use crate::lagging::Lagging;
-use crate::meter::Meter;
+use crate::meter::{Below, Meter};
 use crate::metrics::{Metrics, OutOfMemory};
 use crate::policy::{Policy, PolicySpec, Refusal};
 use crate::recording::Recording;
@@ -56,9 +56,9 @@ fn on_sim(
 ) -> Result<Replayed, ReplayError> {
     let driver = Lagging::new(target.driver(trace)?, target.host_lead_ns, trace.streams as usize);
     let driver = Arc::new(Meter::new(driver, None));
-    let clock = VirtualClock::new(&driver.inner, trace);
+    let clock = VirtualClock::new(&driver.below, trace);
     let mut replayed = run(trace, policy, &driver, clock, progress)?;
-    let report = driver.inner.sim.finish();
+    let report = driver.below.sim.finish();
     if !report.is_clean() {
         return Err(ReplayError::Bug { policy: policy.to_string(), what: report.to_string() });
     }
@@ -173,10 +173,10 @@ impl Clock for RealClock<'_> {
     }
 }
 
-fn run<D: Driver + 'static, C: Clock>(
+fn run<B: Below + 'static, C: Clock>(
     trace: &Trace,
     spec: &PolicySpec,
-    meter: &Arc<Meter<D>>,
+    meter: &Arc<Meter<B>>,
     clock: C,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Replayed, ReplayError> {
@@ -222,6 +222,7 @@ fn run<D: Driver + 'static, C: Clock>(
         peak_live_bytes: tally.peak_live,
         peak_live_at_us: tally.peak_at_us,
         peak_reserved_bytes,
+        peak_host_bytes: meter.peak_host_bytes(),
         end_reserved_bytes: meter.reserved(),
         ratio: (tally.peak_live > 0).then(|| peak_reserved_bytes as f64 / tally.peak_live as f64),
         recorded_peak_reserved_bytes: Recording::of(trace).peak_reserved,
@@ -257,8 +258,8 @@ struct Tally {
 }
 
 /// A replay underway.
-struct Run<'a, D, C> {
-    meter: &'a Meter<D>,
+struct Run<'a, B, C> {
+    meter: &'a Meter<B>,
     clock: C,
     policy: Box<dyn Policy>,
     /// The address of each block; 0 before it is allocated and after it is freed.
@@ -268,7 +269,7 @@ struct Run<'a, D, C> {
     tally: Tally,
 }
 
-impl<D: Driver, C: Clock> Run<'_, D, C> {
+impl<B: Below, C: Clock> Run<'_, B, C> {
     /// Plays the events; how many were looked at, and why it ended early, if it did.
     fn events(&mut self, trace: &Trace, progress: &mut dyn FnMut(usize)) -> (usize, Option<Stop>) {
         let mut done = 0;
@@ -361,7 +362,7 @@ impl<D: Driver, C: Clock> Run<'_, D, C> {
             self.policy.free(address).map_err(bug)?;
         }
         drop(self.policy);
-        match self.meter.reserved() {
+        match self.meter.reserved() + self.meter.host_bytes() {
             0 => Ok(self.sampler.finish()),
             left => Err(bug(format!("{left} bytes were not given back at the end"))),
         }
