@@ -1,9 +1,9 @@
 //! Policies: what one is, and the table of all by name.
 //!
-//! To add a policy, write a file beside `drystone_malloc.rs` that ends in a [`PolicyInfo`], and
+//! To add a policy, write a file beside `drystone.rs` that ends in a [`PolicyInfo`], and
 //! name it in [`POLICIES`].
 
-mod drystone_malloc;
+mod drystone;
 mod spec;
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use drystone_core::{DeviceId, Driver, StreamId};
 pub use spec::{PolicyError, PolicyOptions, PolicySpec};
 
 /// Every policy, in the order in which they are listed and compared.
-pub static POLICIES: &[PolicyInfo] = &[drystone_malloc::INFO];
+pub static POLICIES: &[PolicyInfo] = &[drystone::VMM, drystone::MALLOC];
 
 /// A way of turning requests for memory into calls of a driver.
 ///

@@ -188,7 +188,7 @@ mod tests {
         assert!(message.contains("did you mean `drystone-malloc`?"), "{message}");
         let message = error("zzz:limit=1GiB");
         assert!(message.contains("`zzz`") && !message.contains("mean"), "{message}");
-        assert!(message.contains("the policies are drystone-malloc"), "{message}");
+        assert!(message.contains("the policies are drystone, drystone-malloc"), "{message}");
     }
 
     #[test]
@@ -197,5 +197,11 @@ mod tests {
         assert!(error("drystone-malloc:=3").contains("`=3` is no option"));
         assert!(error("drystone-malloc:limti=1GiB").contains("did you mean `limit`?"));
         assert!(error("drystone-malloc:limit=1G,").contains("`limit` cannot be `1G`"));
+        assert!(error("drystone:reserve=none").contains("allowed is lean, balanced or fast"));
+        for key in ["backing=malloc", "reserve=lean"] {
+            let message = error(&format!("drystone-malloc:{key}"));
+            assert!(message.contains("is about pages, and here are segments"), "{message}");
+            assert!(format!("drystone:{key}").parse::<PolicySpec>().is_ok(), "{key}");
+        }
     }
 }

@@ -1,48 +1,64 @@
-//! `drystone-malloc`: Drystone's allocator on segments from cudaMalloc.
+//! `drystone` and `drystone-malloc`: Drystone's allocator, over mapped pages and over segments.
 
 use std::sync::Arc;
 
-use drystone_core::config::KEYS;
+use drystone_core::config::{Backing, KEYS, KeyInfo};
 use drystone_core::{AllocError, Allocator, Config, DeviceId, Driver, StreamId};
 
 use super::{OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
-pub(super) const INFO: PolicyInfo = PolicyInfo {
-    name: "drystone-malloc",
-    summary: "Drystone's allocator on segments from cudaMalloc",
-    options,
-    prepare,
+pub(super) const VMM: PolicyInfo = PolicyInfo {
+    name: "drystone",
+    summary: "Drystone's allocator on pages that it maps where they are needed, where the device \
+              can do that",
+    options: || acting(|_| true),
+    prepare: |options| prepare(Config::default(), options),
 };
 
-/// The keys of a configuration string that change something.
-fn options() -> Vec<OptionInfo> {
-    let acting = KEYS.iter().filter(|key| key.has_effect);
-    acting
-        .map(|key| OptionInfo {
-            name: key.name,
-            help: key.help,
-            allowed: key.allowed,
-            default: key.default,
-        })
-        .collect()
+pub(super) const MALLOC: PolicyInfo = PolicyInfo {
+    name: "drystone-malloc",
+    summary: "Drystone's allocator on segments from cudaMalloc",
+    options: || acting(|key| !of_pages(key)),
+    prepare: |options| {
+        if let Some((key, _)) = options.iter().find(|(key, _)| of_pages(key)) {
+            return Err(format!("`{key}` is about pages, and here are segments: see `drystone`"));
+        }
+        prepare(Config { backing: Backing::Malloc, ..Config::default() }, options)
+    },
+};
+
+/// The keys that mean nothing without pages.
+fn of_pages(key: &str) -> bool {
+    ["backing", "reserve"].contains(&key)
 }
 
-fn prepare(options: &PolicyOptions) -> Result<PolicyMaker, String> {
-    let mut config = Config::default();
+/// The keys of a configuration string that change something, of those chosen.
+fn acting(chosen: fn(&str) -> bool) -> Vec<OptionInfo> {
+    let acting = KEYS.iter().filter(|key| key.has_effect && chosen(key.name));
+    let option = |&KeyInfo { name, help, allowed, default, .. }: &KeyInfo| OptionInfo {
+        name,
+        help,
+        allowed,
+        default,
+    };
+    acting.map(option).collect()
+}
+
+fn prepare(mut config: Config, options: &PolicyOptions) -> Result<PolicyMaker, String> {
     for (key, value) in options.iter() {
         config.set(key, value).map_err(|error| error.to_string())?;
     }
     Ok(Arc::new(move |driver| {
         let allocator = Allocator::new(driver, config.clone()).map_err(|e| e.to_string())?;
-        Ok(Box::new(DrystoneMalloc { allocator }) as Box<dyn Policy>)
+        Ok(Box::new(Drystone { allocator }) as Box<dyn Policy>)
     }))
 }
 
-struct DrystoneMalloc {
+struct Drystone {
     allocator: Allocator<Arc<dyn Driver>>,
 }
 
-impl Policy for DrystoneMalloc {
+impl Policy for Drystone {
     fn allocate(&mut self, size: u64, device: DeviceId, stream: StreamId) -> Result<u64, Refusal> {
         self.allocator.allocate(size, device, stream).map_err(refusal)
     }
