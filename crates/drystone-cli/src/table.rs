@@ -24,15 +24,16 @@ pub(crate) fn headline(played: &Played) -> String {
 }
 
 /// The columns, most important first: a narrow terminal shows only the first ones.
-const HEADER: [&str; 7] =
-    ["policy", "reserved", "× live", "in driver", "waits", "calls", "ns/event"];
+const HEADER: [&str; 9] =
+    ["policy", "reserved", "× live", "in driver", "of run", "waits", "of run", "calls", "ns/event"];
 
 /// A row for each policy, and one for the allocator that was recorded, if that is known.
 pub(crate) fn figures(played: &Played) -> String {
     let shown = match columns() {
+        96.. => 9,
+        86.. => 8,
         78.. => 7,
-        68.. => 6,
-        58.. => 5,
+        60.. => 5,
         _ => 3,
     };
     let mut table = new();
@@ -64,7 +65,9 @@ fn row(metrics: &Metrics) -> [String; HEADER.len()] {
         format_bytes(metrics.peak_reserved_bytes),
         metrics.ratio.map_or_else(none, |ratio| format!("{ratio:.3}")),
         time(metrics.driver_us),
+        metrics.driver_percent.map_or_else(none, percent),
         time(metrics.wait_us),
+        metrics.wait_percent.map_or_else(none, percent),
         grouped(metrics.driver_calls.values().sum()),
         format!("{:.0}", metrics.ns_per_event),
     ]
@@ -75,6 +78,8 @@ fn recorded(peak: u64, live: u64) -> [String; HEADER.len()] {
         "as recorded".to_owned(),
         format_bytes(peak),
         if live > 0 { format!("{:.3}", peak as f64 / live as f64) } else { none() },
+        none(),
+        none(),
         none(),
         none(),
         none(),
@@ -131,6 +136,17 @@ pub(crate) fn time(us: f64) -> String {
     }
 }
 
+/// A percentage with as many digits as matter.
+fn percent(percent: f64) -> String {
+    match percent {
+        _ if percent == 0.0 => "0".to_owned(),
+        _ if percent < 0.005 => "<0.01%".to_owned(),
+        _ if percent < 9.995 => format!("{percent:.2}%"),
+        _ if percent < 99.95 => format!("{percent:.1}%"),
+        _ => format!("{percent:.0}%"),
+    }
+}
+
 /// `1,234,567`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -154,5 +170,8 @@ mod tests {
         let times = [0.0, 0.4, 999.4, 999.5, 1_500.0, 999_960.0, 6.7e6, 900e6].map(time);
         let shown = ["0", "0 µs", "999 µs", "1.0 ms", "1.5 ms", "1.0 s", "6.7 s", "15.0 min"];
         assert_eq!(times, shown);
+        let parts = [0.0, 0.004, 0.005, 0.804, 9.994, 9.996, 99.94, 99.96, 1234.5].map(percent);
+        let shown = ["0", "<0.01%", "0.01%", "0.80%", "9.99%", "10.0%", "99.9%", "100%", "1234%"];
+        assert_eq!(parts, shown);
     }
 }

@@ -3,19 +3,19 @@
 //! # The nouns
 //!
 //! * **Policy**: a way of turning requests into driver calls ([`Policy`]); known by name in
-//!   [`POLICIES`], chosen with a [`PolicySpec`] such as `drystone-malloc:limit=12GiB`.
+//!   [`POLICIES`], chosen with a [`PolicySpec`] such as `drystone:reserve=lean`.
 //! * **Target**: the device that a trace is replayed on ([`Target`]): a simulated one, whose clock
 //!   follows the trace, or any other [`Driver`](drystone_core::Driver), in real time.
 //! * **Live**: bytes requested and not yet free-completed. No policy can hold less.
-//! * **Reserved**: bytes that a policy holds of the device, by the calls it made: measured below
-//!   the policy, by the same stick for all.
+//! * **Reserved**: physical bytes that a policy holds of the device, by the calls it made: measured
+//!   below the policy, by the same stick for all.
 //!
 //! ```
 //! use drystone_lab::{PolicySpec, SimTarget, Target, replay};
 //!
 //! let csv = b"t_us,op,id,size,stream\n0,a,0,1048576,0\n10,f,0,1048576,0\n10,c,0,1048576,0\n";
 //! let trace = drystone_trace::read_trace_bytes("tiny", csv, &Default::default())?;
-//! let policy: PolicySpec = "drystone-malloc".parse()?;
+//! let policy: PolicySpec = "drystone".parse()?;
 //! let replayed = replay(&trace, &policy, &Target::Sim(SimTarget::default()), &mut |_| {})?;
 //! assert_eq!(replayed.metrics.peak_live_bytes, 1 << 20);
 //! assert_eq!(replayed.metrics.oom, None);

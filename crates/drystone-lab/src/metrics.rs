@@ -47,8 +47,12 @@ pub struct Metrics {
     pub driver_calls: BTreeMap<&'static str, u64>,
     /// Time in driver calls without waiting for the device; virtual on the simulated one.
     pub driver_us: f64,
+    /// The same as a percentage of `run_us`; none if that is 0.
+    pub driver_percent: Option<f64>,
     /// Time waiting for the device, also inside calls that free memory; virtual likewise.
     pub wait_us: f64,
+    /// The same as a percentage of `run_us`; none if that is 0.
+    pub wait_percent: Option<f64>,
     /// Real nanoseconds for each event: the policy, the accounting, and the driver or simulator.
     pub ns_per_event: f64,
     /// Counts of the policy's own.

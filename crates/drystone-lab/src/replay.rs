@@ -228,7 +228,9 @@ fn run<B: Below + 'static, C: Clock>(
         recorded_peak_reserved_bytes: Recording::of(trace).peak_reserved,
         driver_calls: calls.into_iter().filter(|&(_, count)| count > 0).collect(),
         driver_us: micros(driver_ns),
+        driver_percent: percent(driver_ns, trace),
         wait_us: micros(wait_ns),
+        wait_percent: percent(wait_ns, trace),
         ns_per_event: elapsed.as_nanos() as f64 / done.max(1) as f64,
         counters: run.policy.counters().into_iter().collect(),
         oom,
@@ -239,6 +241,12 @@ fn run<B: Below + 'static, C: Clock>(
 
 fn micros(ns: u64) -> f64 {
     ns as f64 / 1_000.0
+}
+
+/// A time as a percentage of the recorded run's.
+fn percent(ns: u64, trace: &Trace) -> Option<f64> {
+    let run_us = trace.duration_us();
+    (run_us > 0).then(|| 100.0 * micros(ns) / run_us as f64)
 }
 
 /// Why the events were not all played.

@@ -36,8 +36,10 @@ fn memory_freed_on_a_stream_is_reused_there() {
     assert!(!metrics.driver_calls.contains_key("segment_free"), "{:?}", metrics.driver_calls);
     // One look at the device's memory and one cudaMalloc of 32 MiB.
     assert!((40.0..45.0).contains(&metrics.driver_us), "{}", metrics.driver_us);
-    assert_eq!(metrics.wait_us, 0.0);
-    assert_eq!(metrics.oom, None);
+    assert_eq!((metrics.wait_us, metrics.wait_percent), (0.0, Some(0.0)));
+    // The run took 300 µs.
+    assert_eq!(metrics.driver_percent, Some(metrics.driver_us / 3.0));
+    assert_eq!((metrics.oom, metrics.peak_host_bytes), (None, 0));
 }
 
 #[test]
@@ -125,6 +127,7 @@ fn zero_bytes_and_blocks_that_are_never_freed() {
 fn an_empty_trace_has_figures() {
     let metrics = play(&trace(""), "drystone-malloc", target(1 << 30)).metrics;
     assert_eq!((metrics.events, metrics.peak_reserved_bytes, metrics.ratio), (0, 0, None));
+    assert_eq!((metrics.driver_percent, metrics.wait_percent), (None, None));
     assert_eq!(metrics.ns_per_event, metrics.ns_per_event.abs());
 }
 

@@ -9,8 +9,7 @@ use super::{OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal}
 
 pub(super) const VMM: PolicyInfo = PolicyInfo {
     name: "drystone",
-    summary: "Drystone's allocator on pages that it maps where they are needed, where the device \
-              can do that",
+    summary: "Drystone's allocator on pages that it maps where they are needed",
     options: || acting(|_| true),
     prepare: |options| prepare(Config::default(), options),
 };
