@@ -1,18 +1,23 @@
-//! Which addresses segments get: lowest first, so that a freed range is soon handed out again.
+//! Which addresses segments and reserved ranges get: lowest first, so that a freed range is soon
+//! handed out again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use drystone_core::driver::DeviceId;
 
+use crate::config::MAX_DEVICES;
 use crate::rng::SplitMix64;
 
-/// Addresses per device. Device 0 has the highest, just below 2⁴⁷, which look like CUDA's.
+/// Addresses of segments per device. Device 0 has the highest, just below 2⁴⁷, which look like
+/// CUDA's.
 const REGION: u64 = 1 << 40;
 const TOP: u64 = 1 << 47;
+/// The end of the addresses that can be reserved: below the segments of every device.
+const RESERVABLE_TOP: u64 = TOP - MAX_DEVICES as u64 * REGION;
 /// The alignment of every segment.
 const GRANULE: u64 = 512;
-/// The alignment of segments of at least this size, as CUDA has it.
-const PAGE: u64 = 2 << 20;
+/// The alignment of segments of at least this size, as CUDA has it, and of all that is mapped.
+pub(crate) const PAGE: u64 = 2 << 20;
 /// The part of a region in which segments below [`PAGE`] share pages.
 const SMALL_AREA: u64 = 64 << 30;
 
@@ -47,9 +52,7 @@ impl AddressSpace {
             AddressSpace::Packed { small, large } => {
                 let (area, unit) = if bytes < PAGE { (small, GRANULE) } else { (large, PAGE) };
                 let len = bytes.checked_next_multiple_of(unit)?;
-                let (start, _) = area.lowest(len, |_, room| room >= len)?;
-                area.carve(start, start, len);
-                Some(start)
+                area.take(len)
             }
             AddressSpace::Scattered { area, rng } => {
                 let len = bytes.checked_next_multiple_of(GRANULE)?;
@@ -102,6 +105,18 @@ impl Area {
         area
     }
 
+    /// The `share` bytes of a device that it can reserve.
+    pub(crate) fn reservable(device: DeviceId, share: u64) -> Self {
+        Area::new(RESERVABLE_TOP - (u64::from(device.0) + 1) * share, share)
+    }
+
+    /// The lowest `len` bytes (> 0) that are free in one piece.
+    pub(crate) fn take(&mut self, len: u64) -> Option<u64> {
+        let (start, _) = self.lowest(len, |_, room| room >= len)?;
+        self.carve(start, start, len);
+        Some(start)
+    }
+
     /// The lowest free range (start, length) of at least `len` that `fits`.
     fn lowest(&self, len: u64, fits: impl Fn(u64, u64) -> bool) -> Option<(u64, u64)> {
         let mut best = None;
@@ -127,7 +142,7 @@ impl Area {
         self.insert(at + len, start + room - (at + len));
     }
 
-    fn give_back(&mut self, mut start: u64, mut len: u64) {
+    pub(crate) fn give_back(&mut self, mut start: u64, mut len: u64) {
         if let Some((&before, &room)) = self.free.range(..start).next_back()
             && before + room == start
         {

@@ -5,8 +5,11 @@ use drystone_core::driver::StreamId;
 use crate::costs::Costs;
 use crate::fault::FaultPlan;
 
-/// The most devices one driver can have: each has 1 TiB of addresses of its own.
+/// The most devices one driver can have: each has 1 TiB of addresses for segments.
 pub const MAX_DEVICES: usize = 16;
+
+/// The most addresses that can be reserved, in bytes: 64 TiB, as much as an H100 grants.
+pub const MAX_ADDRESSES: u64 = 64 << 40;
 
 /// Whether a misuse is written down or stops the program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +28,12 @@ pub struct DeviceConfig {
     pub capacity: u64,
     /// Bytes that other processes hold at first. Default: 0.
     pub held_by_others: u64,
+    /// Whether it can reserve addresses, make handles and map them. Default: yes.
+    pub vmm: bool,
+    /// Bytes of host memory that handles of [`HandleKind::Host`] can take. Default: 1 TiB.
+    ///
+    /// [`HandleKind::Host`]: drystone_core::driver::HandleKind::Host
+    pub host_capacity: u64,
     /// The streams that exist beside stream 0; `None`, the default, lets any stream come into
     /// being when it is first named.
     pub streams: Option<Vec<StreamId>>,
@@ -32,7 +41,13 @@ pub struct DeviceConfig {
 
 impl Default for DeviceConfig {
     fn default() -> Self {
-        DeviceConfig { capacity: 80 << 30, held_by_others: 0, streams: None }
+        DeviceConfig {
+            capacity: 80 << 30,
+            held_by_others: 0,
+            vmm: true,
+            host_capacity: 1 << 40,
+            streams: None,
+        }
     }
 }
 
@@ -56,6 +71,9 @@ pub struct SimConfig {
     /// directly after one another. `None`, the default: as CUDA places them, from 2 MiB on
     /// aligned to 2 MiB.
     pub scatter: Option<u64>,
+    /// Bytes of addresses that can be reserved, shared out evenly among the devices. Default:
+    /// [`MAX_ADDRESSES`], which is the most.
+    pub addresses: u64,
 }
 
 impl Default for SimConfig {
@@ -67,6 +85,7 @@ impl Default for SimConfig {
             faults: FaultPlan::new(),
             on_misuse: OnMisuse::default(),
             scatter: None,
+            addresses: MAX_ADDRESSES,
         }
     }
 }
@@ -82,6 +101,24 @@ impl SimConfig {
     /// Gives every device `bytes` of memory.
     pub fn capacity(mut self, bytes: u64) -> Self {
         self.devices.iter_mut().for_each(|device| device.capacity = bytes);
+        self
+    }
+
+    /// Sets whether devices can reserve addresses, make handles and map them.
+    pub fn vmm(mut self, vmm: bool) -> Self {
+        self.devices.iter_mut().for_each(|device| device.vmm = vmm);
+        self
+    }
+
+    /// Gives every device `bytes` of host memory for its handles.
+    pub fn host_capacity(mut self, bytes: u64) -> Self {
+        self.devices.iter_mut().for_each(|device| device.host_capacity = bytes);
+        self
+    }
+
+    /// Sets the bytes of addresses that all devices together can reserve.
+    pub fn addresses(mut self, bytes: u64) -> Self {
+        self.addresses = bytes;
         self
     }
 
@@ -119,6 +156,9 @@ impl SimConfig {
         if self.devices.is_empty() || self.devices.len() > MAX_DEVICES {
             return Err(ConfigError::Devices(self.devices.len()));
         }
+        if self.addresses > MAX_ADDRESSES {
+            return Err(ConfigError::Addresses(self.addresses));
+        }
         match self.devices.iter().position(|device| device.capacity == 0) {
             Some(index) => Err(ConfigError::NoMemory(index)),
             None => Ok(()),
@@ -136,6 +176,9 @@ pub enum ConfigError {
     /// A device without memory, by index.
     #[error("device {0} has no memory")]
     NoMemory(usize),
+    /// More addresses than there are, in bytes.
+    #[error("{0} bytes of addresses; there are at most {MAX_ADDRESSES}")]
+    Addresses(u64),
 }
 
 #[cfg(test)]
@@ -151,5 +194,7 @@ mod tests {
         let mut config = SimConfig::default().devices(2);
         config.devices[1].capacity = 0;
         assert_eq!(config.validate(), Err(ConfigError::NoMemory(1)));
+        let config = SimConfig::default().addresses(MAX_ADDRESSES + 1);
+        assert_eq!(config.validate(), Err(ConfigError::Addresses(MAX_ADDRESSES + 1)));
     }
 }

@@ -4,6 +4,8 @@
 //! `drystone-cuda`'s example `costs` (docs/results/gpu/costs.jsonl), the idle ones by calling the
 //! CUDA runtime directly before this crate was written; the two agree within some percent.
 
+use drystone_core::driver::DriverCall;
+
 const MIB: u64 = 1 << 20;
 
 /// A cost that depends on a size: straight lines between measured points.
@@ -58,6 +60,26 @@ pub struct Costs {
     pub segment_alloc_out_of_memory: u64,
     /// `segment_free` (cudaFree), by bytes.
     pub segment_free: SizeCost,
+    /// `address_reserve` (cuMemAddressReserve).
+    pub address_reserve: u64,
+    /// `address_free` (cuMemAddressFree).
+    pub address_free: u64,
+    /// `handle_create` (cuMemCreate) that succeeds, by bytes.
+    pub handle_create: SizeCost,
+    /// `handle_create` that finds the device full.
+    pub handle_create_out_of_memory: u64,
+    /// `handle_release` (cuMemRelease), by bytes.
+    pub handle_release: SizeCost,
+    /// `handle_export`.
+    pub handle_export: u64,
+    /// `handle_import`.
+    pub handle_import: u64,
+    /// `map` (cuMemMap).
+    pub map: u64,
+    /// `set_access` (cuMemSetAccess), for each mapping and device, by the mapping's bytes.
+    pub set_access: SizeCost,
+    /// `unmap` (cuMemUnmap), for each mapping, by its bytes.
+    pub unmap: SizeCost,
     /// `event_create`.
     pub event_create: u64,
     /// `event_destroy`.
@@ -78,6 +100,10 @@ impl Costs {
     /// The costs while memory-bound kernels keep the device busy: what a training loop sees.
     ///
     /// A query is charged as one that finds its event done; one that does not takes 220 ns.
+    ///
+    /// Not measured but assumed: `handle_release` above 128 MiB and running out of memory in
+    /// `handle_create` cost what they do on an idle device, and so do the calls that have to do
+    /// with addresses only; `handle_export` and `handle_import` cost 3 µs.
     pub fn busy() -> Self {
         Costs {
             device_memory: 4_410,
@@ -96,6 +122,33 @@ impl Costs {
                 (128 * MIB, 75_970),
                 (1024 * MIB, 488_480),
             ]),
+            address_reserve: 1_200,
+            address_free: 1_200,
+            handle_create: SizeCost::measured(&[(2 * MIB, 9_000), (128 * MIB, 11_000)]),
+            handle_create_out_of_memory: 36_000,
+            handle_release: SizeCost::measured(&[
+                (2 * MIB, 10_000),
+                (8 * MIB, 13_000),
+                (32 * MIB, 26_000),
+                (128 * MIB, 44_000),
+                (256 * MIB, 81_000),
+                (1024 * MIB, 314_000),
+            ]),
+            handle_export: 3_000,
+            handle_import: 3_000,
+            map: 800,
+            set_access: SizeCost::measured(&[
+                (2 * MIB, 35_000),
+                (128 * MIB, 35_000),
+                (256 * MIB, 43_000),
+                (1024 * MIB, 73_000),
+            ]),
+            unmap: SizeCost::measured(&[
+                (2 * MIB, 36_000),
+                (8 * MIB, 42_000),
+                (32 * MIB, 57_000),
+                (128 * MIB, 67_000),
+            ]),
             event_create: 230,
             event_destroy: 200,
             event_record: 300,
@@ -109,7 +162,9 @@ impl Costs {
     /// The costs on an otherwise idle device.
     ///
     /// The two synchronize calls have no measured figure: the event's is assumed to be that of a
-    /// query, the device's 1 µs. Both are small beside any wait.
+    /// query, the device's 1 µs. Both are small beside any wait. Neither have `address_free`,
+    /// assumed to cost as much as `address_reserve`, and `handle_export` and `handle_import`,
+    /// assumed to cost 3 µs.
     pub fn idle() -> Self {
         Costs {
             device_memory: 4_900,
@@ -127,6 +182,38 @@ impl Costs {
                 (20 * MIB, 40_000),
                 (128 * MIB, 80_000),
                 (1024 * MIB, 338_000),
+            ]),
+            address_reserve: 1_200,
+            address_free: 1_200,
+            handle_create: SizeCost::measured(&[
+                (2 * MIB, 8_600),
+                (32 * MIB, 8_400),
+                (256 * MIB, 11_000),
+                (1024 * MIB, 19_000),
+            ]),
+            handle_create_out_of_memory: 36_000,
+            handle_release: SizeCost::measured(&[
+                (2 * MIB, 9_000),
+                (8 * MIB, 11_000),
+                (16 * MIB, 13_000),
+                (32 * MIB, 20_000),
+                (64 * MIB, 30_000),
+                (256 * MIB, 81_000),
+                (1024 * MIB, 314_000),
+            ]),
+            handle_export: 3_000,
+            handle_import: 3_000,
+            map: 750,
+            set_access: SizeCost::measured(&[
+                (2 * MIB, 22_000),
+                (64 * MIB, 22_000),
+                (256 * MIB, 33_000),
+                (1024 * MIB, 63_000),
+            ]),
+            unmap: SizeCost::measured(&[
+                (2 * MIB, 15_000),
+                (64 * MIB, 15_000),
+                (256 * MIB, 19_000),
             ]),
             event_create: 200,
             event_destroy: 220,
@@ -146,6 +233,16 @@ impl Costs {
             segment_alloc: SizeCost::flat(0),
             segment_alloc_out_of_memory: 0,
             segment_free: SizeCost::flat(0),
+            address_reserve: 0,
+            address_free: 0,
+            handle_create: SizeCost::flat(0),
+            handle_create_out_of_memory: 0,
+            handle_release: SizeCost::flat(0),
+            handle_export: 0,
+            handle_import: 0,
+            map: 0,
+            set_access: SizeCost::flat(0),
+            unmap: SizeCost::flat(0),
             event_create: 0,
             event_destroy: 0,
             event_record: 0,
@@ -153,6 +250,17 @@ impl Costs {
             event_synchronize: 0,
             stream_wait_event: 0,
             device_synchronize: 0,
+        }
+    }
+}
+
+impl Costs {
+    /// The cost of a call of this kind that finds the device full.
+    pub(crate) fn out_of_memory(&self, call: DriverCall) -> u64 {
+        match call {
+            DriverCall::SegmentAlloc => self.segment_alloc_out_of_memory,
+            DriverCall::HandleCreate => self.handle_create_out_of_memory,
+            _ => 0,
         }
     }
 }

@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use drystone_core::driver::{DeviceId, DriverCall, DriverErrorKind, EventId, StreamId};
 
+use crate::address::{Area, PAGE};
 use crate::clock::{Clock, SimStats, Spent};
-use crate::config::DeviceConfig;
+use crate::config::SimConfig;
 use crate::costs::Costs;
 use crate::event::Events;
+use crate::mapping::Mappings;
 use crate::memory::Memory;
 use crate::misuse::Misuse;
+use crate::physical::Physical;
 use crate::stream::Streams;
 use crate::uses::Uses;
 
@@ -19,6 +22,10 @@ use crate::uses::Uses;
 pub(crate) struct Device {
     pub(crate) id: DeviceId,
     pub(crate) memory: Memory,
+    /// Whether it can map memory.
+    pub(crate) vmm: bool,
+    pub(crate) physical: Physical,
+    pub(crate) mappings: Mappings,
     pub(crate) streams: Streams,
     pub(crate) events: Events,
     pub(crate) uses: Uses,
@@ -28,10 +35,16 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    pub(crate) fn new(id: DeviceId, config: &DeviceConfig, scatter: Option<u64>) -> Self {
+    /// The device of this index.
+    pub(crate) fn new(id: DeviceId, config: &SimConfig) -> Self {
+        let share = config.addresses / config.devices.len() as u64 / PAGE * PAGE;
+        let (scatter, config) = (config.scatter, &config.devices[id.0 as usize]);
         Device {
             id,
-            memory: Memory::new(id, config.capacity, config.held_by_others, scatter),
+            memory: Memory::new(id, config, scatter),
+            vmm: config.vmm,
+            physical: Physical::new(id),
+            mappings: Mappings::new(Area::reservable(id, share)),
             streams: Streams::new(config.streams.as_deref()),
             events: Events::new(id),
             uses: Uses::new(),

@@ -61,20 +61,20 @@ impl Driver for SimDriver {
         })
     }
 
-    // Costs nothing, is not counted and never fails by a fault: no call of the real driver.
     fn page_bytes(&self, device: DeviceId) -> Result<u64, DriverError> {
-        Err(unsupported(device, DriverCall::PageBytes))
+        self.call(DriverCall::PageBytes, device, |device, _| device.page_bytes())
     }
 
     fn address_reserve(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
-        let _ = bytes;
-        Err(unsupported(device, DriverCall::AddressReserve))
+        self.call(DriverCall::AddressReserve, device, |device, call| {
+            device.address_reserve(call, bytes)
+        })
     }
 
     fn address_free(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
-        let _ = address;
-        let _ = bytes;
-        Err(unsupported(device, DriverCall::AddressFree))
+        self.call(DriverCall::AddressFree, device, |device, call| {
+            device.address_free(call, address, bytes)
+        })
     }
 
     fn handle_create(
@@ -83,19 +83,21 @@ impl Driver for SimDriver {
         bytes: u64,
         kind: HandleKind,
     ) -> Result<HandleId, DriverError> {
-        let _ = bytes;
-        let _ = kind;
-        Err(unsupported(device, DriverCall::HandleCreate))
+        self.call(DriverCall::HandleCreate, device, |device, call| {
+            device.handle_create(call, bytes, kind)
+        })
     }
 
     fn handle_release(&self, device: DeviceId, handle: HandleId) -> Result<(), DriverError> {
-        let _ = handle;
-        Err(unsupported(device, DriverCall::HandleRelease))
+        self.call(DriverCall::HandleRelease, device, |device, call| {
+            device.handle_release(call, handle)
+        })
     }
 
     fn handle_export(&self, device: DeviceId, handle: HandleId) -> Result<ShareId, DriverError> {
-        let _ = handle;
-        Err(unsupported(device, DriverCall::HandleExport))
+        self.call(DriverCall::HandleExport, device, |device, call| {
+            device.handle_export(call, handle)
+        })
     }
 
     fn handle_import(
@@ -104,15 +106,13 @@ impl Driver for SimDriver {
         share: ShareId,
         bytes: u64,
     ) -> Result<HandleId, DriverError> {
-        let _ = share;
-        let _ = bytes;
-        Err(unsupported(device, DriverCall::HandleImport))
+        self.call(DriverCall::HandleImport, device, |device, call| {
+            device.handle_import(call, share, bytes)
+        })
     }
 
     fn map(&self, device: DeviceId, address: u64, handle: HandleId) -> Result<(), DriverError> {
-        let _ = address;
-        let _ = handle;
-        Err(unsupported(device, DriverCall::Map))
+        self.call(DriverCall::Map, device, |device, call| device.map(call, address, handle))
     }
 
     fn set_access(
@@ -122,18 +122,16 @@ impl Driver for SimDriver {
         bytes: u64,
         accessors: &[DeviceId],
     ) -> Result<(), DriverError> {
-        let _ = address;
-        let _ = bytes;
-        let _ = accessors;
-        Err(unsupported(device, DriverCall::SetAccess))
+        self.call(DriverCall::SetAccess, device, |device, call| {
+            device.set_access(call, address, bytes, accessors, self.count())
+        })
     }
 
     fn unmap(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
-        let _ = address;
-        let _ = bytes;
-        Err(unsupported(device, DriverCall::Unmap))
+        self.call(DriverCall::Unmap, device, |device, call| device.unmap(call, address, bytes))
     }
 
+    // Costs nothing, is not counted and never fails by a fault: no call of the real driver.
     fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
         let known = self.device(device).map(|device| device.lock().streams.find(stream).is_some());
         if known == Some(true) {
@@ -241,6 +239,7 @@ impl Driver for SimDriver {
             device.outside_captures(call)?;
             call.spend(call.env.costs.device_synchronize);
             call.wait_until(device.streams.busy_until_ns);
+            device.streams.all_over();
             device.uses.all_over();
             Ok(())
         })
@@ -249,9 +248,4 @@ impl Driver for SimDriver {
     fn now_ns(&self) -> u64 {
         self.env.clock.now()
     }
-}
-
-fn unsupported(device: DeviceId, call: DriverCall) -> DriverError {
-    let detail = format!("{device} cannot map memory");
-    DriverError { call, kind: DriverErrorKind::NotSupported, code: 0, detail }
 }

@@ -65,7 +65,8 @@ impl FaultPlan {
     }
 
     /// Sets the error of the rule added last, instead of the usual one: out of memory for
-    /// `segment_alloc`, [`DriverErrorKind::Other`] for the rest. Without a rule it does nothing.
+    /// `segment_alloc`, `handle_create` and `address_reserve`, [`DriverErrorKind::Other`] for the
+    /// rest. Without a rule it does nothing.
     pub fn error(mut self, kind: DriverErrorKind) -> Self {
         if let Some(rule) = self.rules.last_mut() {
             rule.error = Some(kind);
@@ -142,7 +143,9 @@ impl Faults {
             // All rules count the call, so no short circuit.
             if armed.fires(call) && kind.is_none() {
                 kind = Some(armed.rule.error.unwrap_or(match call {
-                    DriverCall::SegmentAlloc => DriverErrorKind::OutOfMemory,
+                    DriverCall::SegmentAlloc
+                    | DriverCall::HandleCreate
+                    | DriverCall::AddressReserve => DriverErrorKind::OutOfMemory,
                     _ => DriverErrorKind::Other,
                 }));
             }

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use drystone_core::driver::{DeviceId, DeviceMemory};
+use drystone_core::driver::{DeviceId, DeviceMemory, HandleKind};
 
 use crate::address::AddressSpace;
+use crate::config::DeviceConfig;
 use crate::interval::IntervalMap;
 
 /// Why bytes are not a part of one live segment.
@@ -24,8 +25,12 @@ pub(crate) struct Memory {
     capacity: u64,
     /// Bytes that other processes hold; may pass the capacity less what is taken.
     pub(crate) held_by_others: u64,
+    /// Bytes in segments and handles.
     pub(crate) taken: u64,
     pub(crate) peak_taken: u64,
+    host_capacity: u64,
+    /// Bytes in handles to host memory.
+    pub(crate) host_taken: u64,
     /// Address to bytes.
     pub(crate) segments: BTreeMap<u64, u64>,
     /// For each byte the segment, now gone, that had it last. Bytes handed out again keep theirs:
@@ -36,17 +41,14 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    pub(crate) fn new(
-        device: DeviceId,
-        capacity: u64,
-        held_by_others: u64,
-        scatter: Option<u64>,
-    ) -> Self {
+    pub(crate) fn new(device: DeviceId, config: &DeviceConfig, scatter: Option<u64>) -> Self {
         Memory {
-            capacity,
-            held_by_others,
+            capacity: config.capacity,
+            held_by_others: config.held_by_others,
             taken: 0,
             peak_taken: 0,
+            host_capacity: config.host_capacity,
+            host_taken: 0,
             segments: BTreeMap::new(),
             freed: IntervalMap::default(),
             stamps: IntervalMap::default(),
@@ -66,9 +68,26 @@ impl Memory {
         }
         let address = self.space.take(bytes)?;
         self.segments.insert(address, bytes);
-        self.taken += bytes;
-        self.peak_taken = self.peak_taken.max(self.taken);
+        self.take(bytes, HandleKind::Device);
         Some(address)
+    }
+
+    /// Takes `bytes` of where such handles lie; whether there were as many.
+    pub(crate) fn take(&mut self, bytes: u64, kind: HandleKind) -> bool {
+        if kind == HandleKind::Host {
+            let fits = bytes <= self.host_capacity - self.host_taken;
+            self.host_taken += if fits { bytes } else { 0 };
+            return fits;
+        }
+        let fits = bytes <= self.info().free;
+        self.taken += if fits { bytes } else { 0 };
+        self.peak_taken = self.peak_taken.max(self.taken);
+        fits
+    }
+
+    /// Gives back what [`Memory::take`] took.
+    pub(crate) fn give(&mut self, bytes: u64, kind: HandleKind) {
+        *(if kind == HandleKind::Host { &mut self.host_taken } else { &mut self.taken }) -= bytes;
     }
 
     /// Ends the segment that starts at `address`; its bytes, or why there is none.
@@ -82,7 +101,7 @@ impl Memory {
         self.freed.set(address, address + bytes, address);
         self.stamps.remove(address, address + bytes);
         self.space.give_back(address, bytes);
-        self.taken -= bytes;
+        self.give(bytes, HandleKind::Device);
         Ok(bytes)
     }
 
@@ -110,7 +129,7 @@ mod tests {
     use super::*;
 
     fn memory(capacity: u64) -> Memory {
-        Memory::new(DeviceId(0), capacity, 0, None)
+        Memory::new(DeviceId(0), &DeviceConfig { capacity, ..DeviceConfig::default() }, None)
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a caller can do wrong: one variant for each kind, and the log of those committed.
 
-use drystone_core::driver::{DeviceId, DriverCall, EventId, StreamId};
+use drystone_core::driver::{DeviceId, DriverCall, EventId, HandleId, ShareId, StreamId};
 use parking_lot::Mutex;
 
 use crate::config::OnMisuse;
@@ -14,13 +14,45 @@ pub enum Access {
     Write,
 }
 
+/// What is wrong with a range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RangeFault {
+    /// It does not start at a page.
+    Unaligned,
+    /// It is not in one reserved range, or not the whole of one where that is asked for.
+    NotReserved,
+    /// Something is mapped there.
+    Mapped,
+    /// Nothing is mapped in some of it.
+    NotMapped,
+    /// It has a part of a mapping.
+    PartOfMapping,
+    /// The device has no access to some of it.
+    NoAccess,
+}
+
+impl RangeFault {
+    /// What is wrong, in words.
+    pub const fn words(self) -> &'static str {
+        match self {
+            RangeFault::Unaligned => "not at a page",
+            RangeFault::NotReserved => "not a reserved range",
+            RangeFault::Mapped => "something is mapped there",
+            RangeFault::NotMapped => "not mapped everywhere",
+            RangeFault::PartOfMapping => "a part of a mapping",
+            RangeFault::NoAccess => "without access",
+        }
+    }
+}
+
 /// Something that a correct program never does. On a real device most of these corrupt data or
 /// break the context without a word. Addresses and sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Misuse {
-    /// Work touches bytes that never were memory of the device.
-    #[error("{device}, {stream}: {bytes} bytes at {address:#x} were never allocated")]
+    /// Work touches bytes that never were memory of the device, or whose addresses were given back.
+    #[error("{device}, {stream}: {bytes} bytes at {address:#x} were not allocated")]
     UseOfForeign {
         /// The device.
         device: DeviceId,
@@ -114,6 +146,103 @@ pub enum Misuse {
         device: DeviceId,
         /// The address.
         address: u64,
+    },
+    /// Work touches bytes of a reserved range where nothing is mapped, or nothing that the device
+    /// has access to.
+    #[error("{device}, {stream}: {bytes} bytes at {address:#x} used: {}", fault.words())]
+    UseOfUnmapped {
+        /// The device.
+        device: DeviceId,
+        /// The stream of the work.
+        stream: StreamId,
+        /// The first byte touched.
+        address: u64,
+        /// The bytes touched.
+        bytes: u64,
+        /// What is wrong there.
+        fault: RangeFault,
+    },
+    /// One piece of work touches the same bytes through two addresses, and writes: what it sees
+    /// is undefined, since aliases agree only from one operation to the next.
+    #[error(
+        "{device}, {stream}: {bytes} bytes at {address:#x} written through two addresses by one \
+         piece of work"
+    )]
+    AliasedWork {
+        /// The device.
+        device: DeviceId,
+        /// The stream of the work.
+        stream: StreamId,
+        /// The first byte touched twice, by its second address.
+        address: u64,
+        /// The bytes touched twice.
+        bytes: u64,
+    },
+    /// A mapping is taken away while work uses its addresses that the host has not waited for (nor
+    /// been told by a query that it is done): by order, not by luck, as for
+    /// [`Misuse::FreeInFlight`]. Work that uses the same memory through other addresses may go on.
+    #[error("{device}: {bytes} bytes at {address:#x} unmapped under work of {stream}")]
+    UnmapInFlight {
+        /// The device.
+        device: DeviceId,
+        /// The address of the mapping.
+        address: u64,
+        /// Its bytes.
+        bytes: u64,
+        /// A stream whose work uses it.
+        stream: StreamId,
+    },
+    /// A call names a range that it cannot have.
+    #[error("{device}: {call} of {bytes} bytes at {address:#x}: {}", fault.words())]
+    WrongRange {
+        /// The device.
+        device: DeviceId,
+        /// The call.
+        call: DriverCall,
+        /// The start of the range.
+        address: u64,
+        /// Its bytes.
+        bytes: u64,
+        /// What is wrong with it.
+        fault: RangeFault,
+    },
+    /// A call names a handle that the device does not have: given back, of another device, or none.
+    #[error("{device}: {call} of {handle:?}, which is no handle of the device")]
+    UnknownHandle {
+        /// The device.
+        device: DeviceId,
+        /// The call.
+        call: DriverCall,
+        /// The handle.
+        handle: HandleId,
+    },
+    /// A handle is given back while it is mapped.
+    #[error("{device}: {handle:?} released, which is mapped {mappings} times")]
+    ReleaseOfMapped {
+        /// The device.
+        device: DeviceId,
+        /// The handle.
+        handle: HandleId,
+        /// How many times it is mapped.
+        mappings: u64,
+    },
+    /// A handle is exported that was not made for it.
+    #[error("{device}: {handle:?} exported, which is not exportable")]
+    NotExportable {
+        /// The device.
+        device: DeviceId,
+        /// The handle.
+        handle: HandleId,
+    },
+    /// Memory is imported that nobody exported under this name and size, or that is gone.
+    #[error("{device}: {bytes} bytes imported as {share:?}, which is no such memory")]
+    UnknownShare {
+        /// The device.
+        device: DeviceId,
+        /// The name.
+        share: ShareId,
+        /// The bytes that it was said to have.
+        bytes: u64,
     },
     /// Bytes do not hold the stamp that was expected: somebody else wrote to them.
     #[error(

@@ -11,7 +11,7 @@ use crate::config::{ConfigError, SimConfig};
 use crate::device::{Call, Device, Env, Refusal};
 use crate::fault::{FaultPlan, Faults};
 use crate::misuse::{Misuse, MisuseLog};
-use crate::report::{LeakedEvent, LeakedSegment, Report};
+use crate::report::Report;
 
 /// A simulated CUDA driver; see the crate's text for what it simplifies.
 ///
@@ -31,12 +31,20 @@ pub struct SimDriver {
 pub struct Usage {
     /// Free and total bytes, as `device_memory` would say.
     pub memory: DeviceMemory,
-    /// Bytes in segments.
+    /// Bytes in segments and in handles to memory of the device.
     pub taken: u64,
-    /// The most bytes that were ever in segments at once.
+    /// The most bytes that were ever taken at once.
     pub peak_taken: u64,
     /// Segments that live.
     pub segments: usize,
+    /// Handles that live, of any kind.
+    pub handles: usize,
+    /// Mappings that live, aliases included.
+    pub mappings: usize,
+    /// Bytes of reserved addresses.
+    pub addresses: u64,
+    /// Bytes in handles to memory of the host.
+    pub host_taken: u64,
     /// Events that live.
     pub events: usize,
 }
@@ -45,10 +53,8 @@ impl SimDriver {
     /// Makes the devices, at time 0.
     pub fn new(config: SimConfig) -> Result<Self, ConfigError> {
         config.validate()?;
-        let device = |(index, device)| {
-            Mutex::new(Device::new(DeviceId(index as u32), device, config.scatter))
-        };
-        let devices = config.devices.iter().enumerate().map(device).collect();
+        let device = |index| Mutex::new(Device::new(DeviceId(index), &config));
+        let devices = (0..config.devices.len() as u32).map(device).collect();
         Ok(SimDriver {
             env: Env {
                 clock: Clock::default(),
@@ -109,6 +115,10 @@ impl SimDriver {
             taken: device.memory.taken,
             peak_taken: device.memory.peak_taken,
             segments: device.memory.segments.len(),
+            handles: device.physical.count(),
+            mappings: device.mappings.mapped.len(),
+            addresses: device.mappings.reserved,
+            host_taken: device.memory.host_taken,
             events: device.events.live_count(),
         })
     }
@@ -125,18 +135,7 @@ impl SimDriver {
             misuse_count: self.log.count(),
             ..Report::default()
         };
-        for device in &self.devices {
-            let state = device.lock();
-            let device = state.id;
-            let segments = state.memory.segments.iter();
-            report.leaked_segments.extend(segments.map(|(&address, &bytes)| LeakedSegment {
-                device,
-                address,
-                bytes,
-            }));
-            let events = state.events.live();
-            report.leaked_events.extend(events.map(|event| LeakedEvent { device, event }));
-        }
+        self.devices.iter().for_each(|device| report.add_leaks(&device.lock()));
         report
     }
 
@@ -167,7 +166,7 @@ impl SimDriver {
                 let result = match self.faults.draw(kind) {
                     Some(error) => {
                         if error == DriverErrorKind::OutOfMemory {
-                            call.spend(self.env.costs.segment_alloc_out_of_memory);
+                            call.spend(self.env.costs.out_of_memory(kind));
                         }
                         Err(Refusal::new(error, "injected fault"))
                     }

@@ -83,6 +83,13 @@ impl Streams {
         stream.before.join(after);
     }
 
+    /// Notes that the host knows all work submitted so far to be done.
+    pub(crate) fn all_over(&mut self) {
+        for (index, stream) in self.all.iter().enumerate() {
+            self.host.learn(Point { stream: index as u32, number: stream.submitted });
+        }
+    }
+
     /// Whether what the stream submits next comes after the point.
     pub(crate) fn ordered(&self, point: Point, next_on: u32) -> bool {
         self.all[next_on as usize].before.covers(point) || self.host.covers(point)

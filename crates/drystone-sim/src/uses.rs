@@ -16,9 +16,12 @@ use crate::stream::Streams;
 pub(crate) struct Use {
     pub(crate) point: Point,
     pub(crate) access: Access,
+    /// The address of the mapping through which it goes; 0 where memory has only one address.
+    pub(crate) via: u64,
 }
 
-/// Bytes that two accesses touch without an order between them.
+/// Bytes that two accesses touch without an order between them. With the same point twice they are
+/// those of one piece of work, through two addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Clash {
     pub(crate) start: u64,
@@ -54,7 +57,8 @@ impl Uses {
         self.map.update(start, end, |from, to, uses| {
             let mut uses = uses.unwrap_or_default();
             uses.retain(|old| {
-                if streams.ordered(old.point, new.point.stream) {
+                let aliased = old.point == new.point && old.via != new.via;
+                if !aliased && streams.ordered(old.point, new.point.stream) {
                     // What the host knows to be over is before everything to come.
                     return new.access == Access::Read
                         && old.access == Access::Write
@@ -118,7 +122,7 @@ mod tests {
         for at in 0..SWEEP_MIN as u64 {
             let point = streams.submit(index, 0);
             // Gaps, so that no two runs become one.
-            uses.enter(at * 10, at * 10 + 5, Use { point, access: Access::Read }, &streams);
+            uses.enter(at * 10, at * 10 + 5, Use { point, access: Access::Read, via: 0 }, &streams);
             if at == 10 {
                 streams.host.learn(point);
             }
@@ -136,7 +140,7 @@ mod tests {
         for round in 0..50 {
             let point = streams.submit(index, 0);
             let access = if round % 5 == 0 { Access::Write } else { Access::Read };
-            uses.enter(0, 100, Use { point, access }, &streams);
+            uses.enter(0, 100, Use { point, access, via: 0 }, &streams);
         }
         assert_eq!(uses.map.get(0).map(Vec::len), Some(2));
     }

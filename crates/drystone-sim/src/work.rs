@@ -3,8 +3,10 @@
 use drystone_core::driver::{DeviceId, StreamId};
 
 use crate::device::{Device, Env};
+use crate::mapping::Piece;
 use crate::memory::Outside;
-use crate::misuse::{Access, Misuse};
+use crate::misuse::{Access, Misuse, RangeFault};
+use crate::order::Point;
 use crate::sim::SimDriver;
 use crate::uses::Use;
 
@@ -124,28 +126,72 @@ impl Device {
         let captured = self.captures.contains(&stream);
         let point = (!captured).then(|| self.streams.submit(index, env.work_done_ns()));
         for &(address, bytes) in ranges.iter().filter(|range| range.1 > 0) {
-            if let Err(why) = self.memory.locate(address, bytes) {
-                found.push(outside(device, stream, address, bytes, why));
-                continue;
-            }
+            let pieces = match self.pieces(stream, address, bytes) {
+                Ok(pieces) => pieces,
+                Err(why) => {
+                    found.push(why);
+                    continue;
+                }
+            };
             let Some(point) = point else { continue };
-            let end = address + bytes;
-            for clash in self.uses.enter(address, end, Use { point, access }, &self.streams) {
-                found.push(Misuse::Unordered {
+            for piece in pieces {
+                self.touch(&piece, point, access, tag, found);
+            }
+        }
+    }
+
+    /// Where the bytes lie, for work of this device.
+    fn pieces(&self, stream: StreamId, address: u64, bytes: u64) -> Result<Vec<Piece>, Misuse> {
+        let device = self.id;
+        match self.mappings.pieces(address, bytes, device) {
+            Ok(pieces) => return Ok(pieces),
+            Err(RangeFault::NotReserved) => {}
+            Err(fault) => {
+                return Err(Misuse::UseOfUnmapped { device, stream, address, bytes, fault });
+            }
+        }
+        match self.memory.locate(address, bytes) {
+            Ok(()) => Ok(vec![Piece { mapping: 0, address, physical: address, bytes }]),
+            Err(why) => Err(outside(device, stream, address, bytes, why)),
+        }
+    }
+
+    /// Enters a use, and what it writes.
+    fn touch(
+        &mut self,
+        piece: &Piece,
+        point: Point,
+        access: Access,
+        tag: Option<u64>,
+        found: &mut Vec<Misuse>,
+    ) {
+        let device = self.id;
+        let stream = self.streams.get(point.stream).id;
+        let (start, end) = (piece.physical, piece.physical + piece.bytes);
+        let new = Use { point, access, via: piece.mapping };
+        for clash in self.uses.enter(start, end, new, &self.streams) {
+            let (address, bytes) = (piece.address + (clash.start - start), clash.end - clash.start);
+            found.push(if clash.earlier.point == point {
+                Misuse::AliasedWork { device, stream, address, bytes }
+            } else {
+                Misuse::Unordered {
                     device,
-                    address: clash.start,
-                    bytes: clash.end - clash.start,
+                    address,
+                    bytes,
                     stream,
                     access,
                     earlier_stream: self.streams.get(clash.earlier.point.stream).id,
                     earlier_access: clash.earlier.access,
-                });
-            }
-            match (access, tag) {
-                (Access::Read, _) => {}
-                (Access::Write, Some(tag)) => self.memory.stamps.set(address, end, tag),
-                (Access::Write, None) => self.memory.stamps.remove(address, end),
-            }
+                }
+            });
+        }
+        if let Some(mapping) = self.mappings.mapped.get_mut(&piece.mapping) {
+            mapping.enter(point, &self.streams.host);
+        }
+        match (access, tag) {
+            (Access::Read, _) => {}
+            (Access::Write, Some(tag)) => self.memory.stamps.set(start, end, tag),
+            (Access::Write, None) => self.memory.stamps.remove(start, end),
         }
     }
 
@@ -157,26 +203,35 @@ impl Device {
         bytes: u64,
         expected: u64,
     ) -> Option<Misuse> {
-        let end = address.saturating_add(bytes);
-        let lost = |from, to, found| Misuse::StampLost {
-            device: self.id,
-            stream,
-            address: from,
-            bytes: to - from,
-            expected,
-            found,
-        };
-        let mut at = address;
-        for (from, to, &tag) in self.memory.stamps.overlapping(address, end) {
+        // Where there is no memory it has been said already, and nothing is lost.
+        let pieces = self.pieces(stream, address, bytes).ok()?;
+        pieces.iter().find_map(|piece| {
+            let (from, to, found) = self.differs(piece, expected)?;
+            Some(Misuse::StampLost {
+                device: self.id,
+                stream,
+                address: piece.address + (from - piece.physical),
+                bytes: to - from,
+                expected,
+                found,
+            })
+        })
+    }
+
+    /// The first bytes, by physical address, that hold something else, and what.
+    fn differs(&self, piece: &Piece, expected: u64) -> Option<(u64, u64, Option<u64>)> {
+        let end = piece.physical + piece.bytes;
+        let mut at = piece.physical;
+        for (from, to, &tag) in self.memory.stamps.overlapping(at, end) {
             if from > at {
-                return Some(lost(at, from, None));
+                return Some((at, from, None));
             }
             if tag != expected {
-                return Some(lost(from, to, Some(tag)));
+                return Some((from, to, Some(tag)));
             }
             at = to;
         }
-        (at < end).then(|| lost(at, end, None))
+        (at < end).then_some((at, end, None))
     }
 }
 

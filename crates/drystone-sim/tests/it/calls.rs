@@ -10,7 +10,8 @@ use crate::{A, B, D0, D1, MIB, NO_DEVICE, config, sim};
 #[test]
 fn devices_have_their_own_memory() {
     let mut config = config();
-    config.devices[1] = DeviceConfig { capacity: 8 * MIB, held_by_others: MIB, streams: None };
+    config.devices[1] =
+        DeviceConfig { capacity: 8 * MIB, held_by_others: MIB, ..DeviceConfig::default() };
     let sim = SimDriver::new(config).unwrap();
     assert_eq!(sim.device_count(), 2);
     sim.segment_alloc(D1, 3 * MIB).unwrap();
@@ -103,7 +104,7 @@ fn leaks_are_listed() {
     assert_eq!(report.leaked_segments, [LeakedSegment { device: D1, address, bytes: 700 }]);
     assert_eq!(report.leaked_events, [LeakedEvent { device: D0, event }]);
     assert!(!report.is_clean());
-    assert!(report.to_string().starts_with("0 misuses, 1 segments and 1 events leaked\n"));
+    assert!(report.to_string().starts_with("0 misuses, 1 segments leaked, 1 events leaked\n"));
     sim.segment_free(D1, address).unwrap();
     assert!(!sim.finish().is_clean());
     sim.event_destroy(D0, event).unwrap();
