@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use crate::error::CudaError;
 use crate::ffi::{Context, Device, Event, Segment, Stream};
 use crate::registry::Registry;
+use crate::space::Space;
 
 /// The CUDA devices of this process, through their primary contexts: what CUDA's runtime, cudarc
 /// and PyTorch use too, so memory and streams are shared with them.
@@ -26,10 +27,11 @@ use crate::registry::Registry;
 /// * A stream is accepted if it is 0 (the default stream) or 1 (`CU_STREAM_LEGACY`), or comes from
 ///   [`CudaDriver::create_stream`]; others only after [`CudaDriver::trust_streams`]. Never 2
 ///   (`CU_STREAM_PER_THREAD`), which names another stream in every thread: no order of work.
-/// * Dropping the driver destroys the events and streams that it made, leaves segments alone, and
-///   releases the contexts. Where nobody else holds a context, CUDA then destroys it with all its
-///   memory; otherwise segments that were not freed stay until the process ends. So nothing may
-///   use memory of this driver after its drop. [`Module`](crate::Module)s and graphs keep the
+/// * Dropping the driver destroys the events and streams that it made, leaves segments, handles,
+///   mappings and reserved addresses alone, and releases the contexts. Where nobody else holds a
+///   context, CUDA then destroys it with all its segments; otherwise these stay until the process
+///   ends, as handles that were not released always do. So nothing may use memory of this driver
+///   after its drop. [`Module`](crate::Module)s and graphs keep the
 ///   context.
 #[derive(Debug)]
 pub struct CudaDriver {
@@ -47,6 +49,7 @@ pub(crate) struct DeviceState {
     opening: Mutex<()>,
     /// By first address. Locked during a call only by the calls of `work.rs`.
     pub(crate) segments: Mutex<BTreeMap<u64, Segment>>,
+    pub(crate) space: Space,
     events: Registry<Event>,
     pub(crate) streams: Registry<Stream>,
 }
@@ -58,6 +61,7 @@ impl DeviceState {
             context: OnceLock::new(),
             opening: Mutex::new(()),
             segments: Mutex::default(),
+            space: Space::default(),
             events: Registry::new("event"),
             streams: Registry::new("stream"),
         }
@@ -214,6 +218,17 @@ impl CudaDriver {
         let state = self.state(device)?;
         state.events.require(event.0)?.hold_stream(&*self.stream(state, stream)?)
     }
+
+    fn set_access(
+        &self,
+        device: DeviceId,
+        address: u64,
+        bytes: u64,
+        accessors: &[DeviceId],
+    ) -> Result<(), CudaError> {
+        let accessors = accessors.iter().map(|&accessor| Ok(self.state(accessor)?.device));
+        self.state(device)?.set_access(address, bytes, &accessors.collect::<Result<Vec<_>, _>>()?)
+    }
 }
 
 impl Driver for CudaDriver {
@@ -263,18 +278,21 @@ impl Driver for CudaDriver {
     }
 
     fn page_bytes(&self, device: DeviceId) -> Result<u64, DriverError> {
-        Err(unsupported(device, DriverCall::PageBytes))
+        self.state(device)
+            .and_then(DeviceState::page_bytes)
+            .map_err(|error| error.during(DriverCall::PageBytes))
     }
 
     fn address_reserve(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
-        let _ = bytes;
-        Err(unsupported(device, DriverCall::AddressReserve))
+        self.state(device)
+            .and_then(|state| state.address_reserve(bytes))
+            .map_err(|error| error.during(DriverCall::AddressReserve))
     }
 
     fn address_free(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
-        let _ = address;
-        let _ = bytes;
-        Err(unsupported(device, DriverCall::AddressFree))
+        self.state(device)
+            .and_then(|state| state.address_free(address, bytes))
+            .map_err(|error| error.during(DriverCall::AddressFree))
     }
 
     fn handle_create(
@@ -283,36 +301,42 @@ impl Driver for CudaDriver {
         bytes: u64,
         kind: HandleKind,
     ) -> Result<HandleId, DriverError> {
-        let _ = bytes;
-        let _ = kind;
-        Err(unsupported(device, DriverCall::HandleCreate))
+        self.state(device)
+            .and_then(|state| state.handle_create(bytes, kind))
+            .map_err(|error| error.during(DriverCall::HandleCreate))
     }
 
     fn handle_release(&self, device: DeviceId, handle: HandleId) -> Result<(), DriverError> {
-        let _ = handle;
-        Err(unsupported(device, DriverCall::HandleRelease))
+        self.state(device)
+            .and_then(|state| state.handle_release(handle))
+            .map_err(|error| error.during(DriverCall::HandleRelease))
     }
 
+    /// The file descriptor is new with every call, the caller's to pass on and to close, and
+    /// keeps the memory for as long as it is open.
     fn handle_export(&self, device: DeviceId, handle: HandleId) -> Result<ShareId, DriverError> {
-        let _ = handle;
-        Err(unsupported(device, DriverCall::HandleExport))
+        self.state(device)
+            .and_then(|state| state.handle_export(handle))
+            .map_err(|error| error.during(DriverCall::HandleExport))
     }
 
+    /// The file descriptor is one of this process, and stays the caller's: it may be closed after
+    /// the call. Of other `bytes` than the memory has, the handle cannot be mapped.
     fn handle_import(
         &self,
         device: DeviceId,
         share: ShareId,
         bytes: u64,
     ) -> Result<HandleId, DriverError> {
-        let _ = share;
-        let _ = bytes;
-        Err(unsupported(device, DriverCall::HandleImport))
+        self.state(device)
+            .and_then(|state| state.handle_import(share, bytes))
+            .map_err(|error| error.during(DriverCall::HandleImport))
     }
 
     fn map(&self, device: DeviceId, address: u64, handle: HandleId) -> Result<(), DriverError> {
-        let _ = address;
-        let _ = handle;
-        Err(unsupported(device, DriverCall::Map))
+        self.state(device)
+            .and_then(|state| state.map(address, handle))
+            .map_err(|error| error.during(DriverCall::Map))
     }
 
     fn set_access(
@@ -322,16 +346,14 @@ impl Driver for CudaDriver {
         bytes: u64,
         accessors: &[DeviceId],
     ) -> Result<(), DriverError> {
-        let _ = address;
-        let _ = bytes;
-        let _ = accessors;
-        Err(unsupported(device, DriverCall::SetAccess))
+        self.set_access(device, address, bytes, accessors)
+            .map_err(|error| error.during(DriverCall::SetAccess))
     }
 
     fn unmap(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
-        let _ = address;
-        let _ = bytes;
-        Err(unsupported(device, DriverCall::Unmap))
+        self.state(device)
+            .and_then(|state| state.unmap(address, bytes))
+            .map_err(|error| error.during(DriverCall::Unmap))
     }
 
     fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {
@@ -371,9 +393,4 @@ impl Driver for CudaDriver {
     fn now_ns(&self) -> u64 {
         self.origin.elapsed().as_nanos() as u64
     }
-}
-
-fn unsupported(device: DeviceId, call: DriverCall) -> DriverError {
-    let detail = format!("{device} cannot map memory");
-    DriverError { call, kind: drystone_core::DriverErrorKind::NotSupported, code: 0, detail }
 }

@@ -76,6 +76,12 @@ pub enum CudaError {
     /// An argument was wrong; found before the driver was asked.
     #[error("invalid: {0}")]
     InvalidValue(String),
+    /// There is not so much memory, or not so many addresses; found before the driver was asked.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// The device or its driver cannot do this.
+    #[error("not supported: {0}")]
+    NotSupported(String),
     /// The call is not allowed while the stream is captured; found before the driver was asked, so
     /// that the capture goes on.
     #[error("stream {stream:#x} is being captured")]
@@ -113,6 +119,8 @@ impl CudaError {
                 DriverErrorKind::InvalidDevice
             }
             CudaError::InvalidValue(_) => DriverErrorKind::InvalidValue,
+            CudaError::OutOfMemory(_) => DriverErrorKind::OutOfMemory,
+            CudaError::NotSupported(_) => DriverErrorKind::NotSupported,
             CudaError::Capturing { .. } => DriverErrorKind::NotPermitted,
             CudaError::Call { code, .. } => codes::kind(*code),
             CudaError::Contract { .. } => DriverErrorKind::Other,

@@ -19,7 +19,8 @@
 //! |---|---|
 //! | `driver` | [`CudaDriver`], the contract |
 //! | `work`, `pattern` | work for tests and replays |
-//! | `registry` | which events and streams are alive |
+//! | `space` | addresses, handles and mappings of one device |
+//! | `registry`, `spans` | what is alive: by handle, by address |
 //! | `error`, `codes` | errors, the driver's result codes |
 //! | `ffi` | the driver calls; all raw handles |
 
@@ -29,6 +30,8 @@ mod error;
 mod ffi;
 mod pattern;
 mod registry;
+mod space;
+mod spans;
 mod work;
 
 pub use driver::CudaDriver;

@@ -6,7 +6,6 @@ use drystone_core::{DeviceId, StreamId};
 use crate::driver::CudaDriver;
 use crate::error::CudaError;
 use crate::ffi::{Kernel, LaunchShape};
-use crate::work::holder;
 
 /// The kernels behind [`Pattern`], as PTX text for compute capability 7.0 and above:
 /// `stamp(address, words, value, spin)` and `check(address, words, value, errors)`, all parameters
@@ -23,8 +22,9 @@ const WORD: u64 = 8;
 /// The pattern kernels, loaded on one device: word `i` of a range of 8-byte words is marked with
 /// `value ^ i`.
 ///
-/// Ranges must be within one live segment of the driver and begin at a multiple of 8; otherwise a
-/// call gives [`CudaError::InvalidValue`]. No call waits. Dropping it waits for the device, as for
+/// Ranges must be within one live segment of the driver, or within mappings that follow one another
+/// and that the device has access to, and begin at a multiple of 8; otherwise a call gives
+/// [`CudaError::InvalidValue`]. No call waits. Dropping it waits for the device, as for
 /// any [`Module`](crate::Module).
 #[derive(Debug)]
 pub struct Pattern<'d> {
@@ -89,19 +89,20 @@ impl<'d> Pattern<'d> {
         arguments: &[u64],
     ) -> Result<(), CudaError> {
         // Locked until the kernel is submitted: a later `segment_free` waits for it.
-        let segments = self.driver.state(self.device)?.segments.lock();
+        let live = self.driver.state(self.device)?.live();
         for &(address, words) in touched {
             if !address.is_multiple_of(WORD) {
                 let detail = format!("{address:#x} is no multiple of {WORD}");
                 return Err(CudaError::InvalidValue(detail));
             }
-            holder(&segments, address, words.saturating_mul(WORD))?;
+            live.memory(address, words.saturating_mul(WORD))?;
         }
         let blocks = words.div_ceil(u64::from(BLOCK_THREADS)).clamp(1, MAX_BLOCKS) as u32;
         let shape =
             LaunchShape { grid: [blocks, 1, 1], block: [BLOCK_THREADS, 1, 1], shared_bytes: 0 };
-        // SAFETY: the caller vouches for the arguments; what the kernel touches is in live
-        // segments, which are given back only after the driver has waited for it.
+        // SAFETY: the caller vouches for the arguments; what the kernel touches is live, segments
+        // are given back only after the driver has waited for it, and whoever unmaps vouches that
+        // it is done.
         unsafe { self.driver.launch(self.device, stream, kernel, shape, arguments) }
     }
 }

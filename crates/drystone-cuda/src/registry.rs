@@ -37,15 +37,15 @@ impl<T> Registry<T> {
         self.get(id).ok_or_else(|| self.unknown(id))
     }
 
-    /// Takes the object out, to destroy it; an error where there is none or another thread is in
-    /// a call on it.
+    /// Takes the object out, to destroy it; an error where there is none or somebody keeps it:
+    /// another thread in a call on it, or an object made of it.
     pub(crate) fn take(&self, id: u64) -> Result<T, CudaError> {
         let mut live = self.live.write();
         let object = live.remove(&id).ok_or_else(|| self.unknown(id))?;
         Arc::try_unwrap(object).map_err(|object| {
             live.insert(id, object);
             let noun = self.noun;
-            CudaError::InvalidValue(format!("{noun} {id:#x} is in use by another thread"))
+            CudaError::InvalidValue(format!("{noun} {id:#x} is in use"))
         })
     }
 

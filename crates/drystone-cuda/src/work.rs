@@ -1,8 +1,10 @@
 //! Work for a device beside the allocator's needs: streams, fills, copies, kernels, captures. For
 //! tests and for replaying traces on a real device.
 //!
-//! Fills and copies take an address range that lies within one live segment of this driver, and
-//! are refused elsewhere: that is what makes them safe.
+//! Fills and copies take an address range that lies within one live segment of this driver, or
+//! within mappings that follow one another and that the device was given access to, and are refused
+//! elsewhere: that is what makes them safe. For mappings `Driver::unmap` says what comes later:
+//! work must be done before they go.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -10,10 +12,14 @@ use std::fmt;
 
 use cudarc::driver::sys::CUdevice_attribute;
 use drystone_core::{DeviceId, StreamId};
+use parking_lot::MutexGuard;
 
 use crate::driver::{CudaDriver, DeviceState};
 use crate::error::CudaError;
-use crate::ffi::{CaptureMode, Graph, GraphExec, Kernel, LaunchShape, Module, Segment, Stream};
+use crate::ffi::{
+    CaptureMode, Graph, GraphExec, Kernel, LaunchShape, Mapping, Memory, Module, Segment, Stream,
+};
+use crate::spans::Spans;
 
 /// A device's compute capability, as 9.0 of an H100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,11 +88,11 @@ impl CudaDriver {
     }
 }
 
-/// Fills and copies, within one live segment.
+/// Fills and copies, within one live segment or within mappings.
 impl CudaDriver {
     /// Sets `bytes` bytes from `address` on to `value`, in the stream's order; does not wait.
     ///
-    /// Errors: [`CudaError::InvalidValue`] where the range is not within a live segment.
+    /// Errors: [`CudaError::InvalidValue`] where the range is not within live memory.
     pub fn fill_u8(
         &self,
         device: DeviceId,
@@ -97,14 +103,13 @@ impl CudaDriver {
     ) -> Result<(), CudaError> {
         let state = self.state(device)?;
         let stream = self.stream(state, stream)?;
-        let range = address..address.saturating_add(bytes);
-        state.with_segment(address, |segment| segment.fill_u8(range, value, &stream))
+        state.live().memory(address, bytes)?.fill_u8(value, &stream)
     }
 
     /// Sets the 4-byte words of `bytes` bytes from `address` on to `value`, in the stream's order;
     /// does not wait.
     ///
-    /// Errors: [`CudaError::InvalidValue`] where the range is not within a live segment, or
+    /// Errors: [`CudaError::InvalidValue`] where the range is not within live memory, or
     /// `address` or `bytes` is no multiple of 4.
     pub fn fill_u32(
         &self,
@@ -116,60 +121,66 @@ impl CudaDriver {
     ) -> Result<(), CudaError> {
         let state = self.state(device)?;
         let stream = self.stream(state, stream)?;
-        let range = address..address.saturating_add(bytes);
-        state.with_segment(address, |segment| segment.fill_u32(range, value, &stream))
+        state.live().memory(address, bytes)?.fill_u32(value, &stream)
     }
 
     /// Copies host bytes to the device; all of them are there when it returns. Does not wait for
     /// work on streams from [`CudaDriver::create_stream`]: synchronize those that use the range.
     ///
-    /// Errors: [`CudaError::InvalidValue`] where the range is not within a live segment.
+    /// Errors: [`CudaError::InvalidValue`] where the range is not within live memory.
     pub fn copy_to_device(
         &self,
         device: DeviceId,
         address: u64,
         source: &[u8],
     ) -> Result<(), CudaError> {
-        self.state(device)?.with_segment(address, |segment| segment.copy_from_host(address, source))
+        let live = self.state(device)?.live();
+        live.memory(address, source.len() as u64)?.copy_from_host(source)
     }
 
     /// Copies bytes of the device to the host. Waits for streams no more than
     /// [`CudaDriver::copy_to_device`]: synchronize those that write the range.
     ///
-    /// Errors: [`CudaError::InvalidValue`] where the range is not within a live segment.
+    /// Errors: [`CudaError::InvalidValue`] where the range is not within live memory.
     pub fn copy_to_host(
         &self,
         device: DeviceId,
         address: u64,
         target: &mut [u8],
     ) -> Result<(), CudaError> {
-        self.state(device)?.with_segment(address, |segment| segment.copy_to_host(address, target))
+        let live = self.state(device)?.live();
+        live.memory(address, target.len() as u64)?.copy_to_host(target)
     }
+}
+
+/// The segments and mappings of a device, none of which goes while this value lives.
+pub(crate) struct Live<'a> {
+    segments: MutexGuard<'a, BTreeMap<u64, Segment>>,
+    mappings: MutexGuard<'a, Spans<Mapping>>,
 }
 
 impl DeviceState {
-    /// Runs `body` on the segment that holds `address`, which nobody gives back meanwhile.
-    fn with_segment<R>(
-        &self,
-        address: u64,
-        body: impl FnOnce(&Segment) -> Result<R, CudaError>,
-    ) -> Result<R, CudaError> {
-        let segments = self.segments.lock();
-        body(holder(&segments, address, 1)?)
+    pub(crate) fn live(&self) -> Live<'_> {
+        Live { segments: self.segments.lock(), mappings: self.space.mappings.lock() }
     }
 }
 
-/// The segment that holds the whole range of `bytes` bytes from `address` on.
-pub(crate) fn holder(
-    segments: &BTreeMap<u64, Segment>,
-    address: u64,
-    bytes: u64,
-) -> Result<&Segment, CudaError> {
-    match segments.range(..=address).next_back() {
-        Some((_, segment)) if segment.holds(address, bytes) => Ok(segment),
-        _ => Err(CudaError::InvalidValue(format!(
-            "{bytes} bytes at {address:#x} are in no live segment of this device"
-        ))),
+impl Live<'_> {
+    /// The `bytes` bytes from `address` on, if they are live and the device may use them.
+    pub(crate) fn memory(&self, address: u64, bytes: u64) -> Result<Memory<'_>, CudaError> {
+        if let Some((_, segment)) = self.segments.range(..=address).next_back()
+            && let Some(memory) = Memory::of_segment(segment, address, bytes)
+        {
+            return Ok(memory);
+        }
+        let mappings = self.mappings.across(address, bytes);
+        mappings.and_then(|mappings| Memory::of_mappings(&mappings, address, bytes)).ok_or_else(
+            || {
+                CudaError::InvalidValue(format!(
+                    "{bytes} bytes at {address:#x} are in no live memory of this device"
+                ))
+            },
+        )
     }
 }
 

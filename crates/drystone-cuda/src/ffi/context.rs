@@ -17,7 +17,13 @@ const NAME_BYTES: usize = 256;
 #[derive(Clone, Copy)]
 pub(crate) struct Device {
     api: &'static Api,
-    raw: CUdevice,
+    pub(super) raw: CUdevice,
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Device) -> bool {
+        self.raw == other.raw
+    }
 }
 
 impl Device {
@@ -69,6 +75,18 @@ impl Device {
         // cuDeviceGet.
         unsafe { call!(self.api, cuDeviceGetAttribute(&mut value, attribute, self.raw)) }?;
         Ok(value)
+    }
+
+    /// Whether the device can use memory of the other one, or is the same.
+    pub(super) fn reaches(&self, other: &Device) -> Result<bool, CudaError> {
+        if self == other {
+            return Ok(true);
+        }
+        let mut can: c_int = 0;
+        // SAFETY: the driver writes one int to the address of a live one, and both devices came
+        // from cuDeviceGet.
+        unsafe { call!(self.api, cuDeviceCanAccessPeer(&mut can, self.raw, other.raw)) }?;
+        Ok(can != 0)
     }
 }
 

@@ -10,7 +10,9 @@
 //! |---|---|
 //! | `table` | the functions of the driver library |
 //! | `context` | the device, its primary context, and the guard of a call |
-//! | `segment` | device memory |
+//! | `segment` | device memory, taken whole |
+//! | `vmm` | addresses, physical memory, mappings |
+//! | `memory` | bytes of the two, to be filled and copied |
 //! | `event` | events |
 //! | `stream` | streams and captures |
 //! | `graph` | captured graphs |
@@ -19,15 +21,19 @@
 mod context;
 mod event;
 mod graph;
+mod memory;
 mod module;
 mod segment;
 mod stream;
 mod table;
+mod vmm;
 
 pub(crate) use context::{Context, Device};
 pub(crate) use event::Event;
 pub use graph::{Graph, GraphExec};
+pub(crate) use memory::Memory;
 pub use module::{Kernel, LaunchShape, Module};
 pub(crate) use segment::Segment;
 pub use stream::CaptureMode;
 pub(crate) use stream::Stream;
+pub(crate) use vmm::{Addresses, Handle, Mapping, page_bytes};
