@@ -29,7 +29,8 @@ Examples:
   drystone                                        compare on a trace that drystone carries
   drystone compare run.pickle                     all policies: a table, and a picture
   drystone replay run.pickle --json               one line of figures for each policy
-  drystone replay run.pickle --capacity 12GiB     would it fit?";
+  drystone replay run.pickle --capacity 12GiB     would it fit?
+  drystone min-capacity run.pickle                the least memory with which it does";
 
 const REPLAY: &str = "\
 Examples:
@@ -44,6 +45,16 @@ Examples:
   drystone compare run.pickle
   drystone compare run.pickle --svg run.svg --capacity 24GiB
   drystone compare run.pickle --policy drystone-malloc --policy drystone-malloc:cross_stream=off";
+
+const MIN_CAPACITY: &str = "\
+Examples:
+  drystone min-capacity run.pickle
+  drystone min-capacity a.csv.xz b.csv.xz --policy drystone:reserve=lean --json
+  drystone min-capacity run.pickle --capacity 512GiB --tolerance 1%
+
+The answer was played and completed. Some capacities around it are played as well: a policy may \
+fail with more memory than it can do with, and that is told (in JSON monotone is false). No answer \
+is below what was live, not even for a policy that spills to the host.";
 
 /// What an allocation policy would have reserved: replays recorded allocation traces through
 /// policies, on a simulated GPU or a real one.
@@ -65,6 +76,10 @@ pub(crate) enum Command {
     /// Compare policies on a trace: a table, and a picture of memory over time
     #[command(after_help = COMPARE, after_long_help = format!("{COMPARE}\n\n{TRACES}\n\n{EXIT}"))]
     Compare(CompareArgs),
+    /// Find the least device memory with which traces complete
+    #[command(after_help = MIN_CAPACITY)]
+    #[command(after_long_help = format!("{MIN_CAPACITY}\n\n{TRACES}\n\n{EXIT}"))]
+    MinCapacity(MinCapacityArgs),
     /// List the policies and their options
     Policies,
 }
@@ -97,7 +112,21 @@ pub(crate) struct CompareArgs {
     pub(crate) options: Options,
 }
 
-/// What `replay` and `compare` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct MinCapacityArgs {
+    /// The traces: PyTorch memory snapshots, or CSV
+    #[arg(required = true, value_name = "TRACE")]
+    pub(crate) traces: Vec<PathBuf>,
+
+    /// How exact the answer is, as a part of the peak of live bytes; it is a multiple of 2MiB
+    #[arg(long, value_name = "PERCENT", default_value = "0.1%", value_parser = values::part)]
+    pub(crate) tolerance: f64,
+
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+/// What the commands that play traces have in common.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// A policy, with options as in NAME:key=value,key=value; may be given several times [default:
@@ -105,8 +134,8 @@ pub(crate) struct Options {
     #[arg(long = "policy", value_name = "NAME[:key=value,…]", value_parser = values::policy)]
     pub(crate) policies: Vec<PolicySpec>,
 
-    /// The device's memory, as in 12GiB, 512MiB or 1.5GB [default: 80GiB simulated, all of a real
-    /// device]
+    /// The device's memory, or the most that is tried, as in 12GiB, 512MiB or 1.5GB [default: 80GiB
+    /// simulated, all of a real device]
     #[arg(long, value_name = "SIZE", value_parser = values::capacity)]
     pub(crate) capacity: Option<u64>,
 

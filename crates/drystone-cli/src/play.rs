@@ -1,7 +1,7 @@
 //! Plays each trace through each policy, and tells of what fails without giving up the rest.
 
 use anyhow::{Context, Result};
-use drystone_lab::{POLICIES, PolicySpec, Recording, Replayed, replay};
+use drystone_lab::{POLICIES, PolicySpec, Recording, Replayed, Target, replay};
 use drystone_trace::Trace;
 
 use crate::args::Options;
@@ -26,40 +26,53 @@ pub(crate) fn play(
     mut tell: impl FnMut(Played) -> Result<()>,
 ) -> Result<Outcome> {
     let policies = policies(options)?;
+    each_trace(sources, device, |trace, target| {
+        let (played, outcome) = play_one(trace, target, &policies);
+        tell(played)?;
+        Ok(outcome)
+    })
+}
+
+/// Reads the traces one after the other and hands each with its device to `body`, whose errors end
+/// it all; a trace that cannot be read or played is complained about.
+pub(crate) fn each_trace(
+    sources: &[Source],
+    device: &Device,
+    mut body: impl FnMut(Trace, &Target) -> Result<Outcome>,
+) -> Result<Outcome> {
     let mut outcome = Outcome::Done;
     for source in sources {
-        let played = source.read().and_then(|trace| {
-            let (played, partly) = play_one(trace, &policies, device)?;
-            outcome = outcome.and(partly);
-            Ok(played)
+        let ready = source.read().and_then(|trace| {
+            let target = device.target(&trace).with_context(|| trace.name.clone())?;
+            Ok((trace, target))
         });
-        match played {
-            Ok(played) => tell(played)?,
+        let this = match ready {
+            Ok((trace, target)) => body(trace, &target)?,
             Err(error) => {
                 complain(&format!("{error:#}"));
-                outcome = Outcome::Failed;
+                Outcome::Failed
             }
-        }
+        };
+        outcome = outcome.and(this);
     }
     Ok(outcome)
 }
 
 /// Those that were named, or else all.
-fn policies(options: &Options) -> Result<Vec<PolicySpec>> {
+pub(crate) fn policies(options: &Options) -> Result<Vec<PolicySpec>> {
     if !options.policies.is_empty() {
         return Ok(options.policies.clone());
     }
     Ok(POLICIES.iter().map(PolicySpec::plain).collect::<Result<_, _>>()?)
 }
 
-fn play_one(trace: Trace, policies: &[PolicySpec], device: &Device) -> Result<(Played, Outcome)> {
-    let target = device.target(&trace).with_context(|| trace.name.clone())?;
+fn play_one(trace: Trace, target: &Target, policies: &[PolicySpec]) -> (Played, Outcome) {
+    let events = trace.events.len() as u64;
     let mut outcome = Outcome::Done;
     let mut replays = Vec::with_capacity(policies.len());
     for policy in policies {
-        let label = format!("{}, {}", trace.name, policy.info.name);
-        let mut progress = Progress::new(label, trace.events.len());
-        let result = replay(&trace, policy, &target, &mut |done| progress.at(done));
+        let mut progress = Progress::new(format!("{}, {}", trace.name, policy.info.name));
+        let result = replay(&trace, policy, target, &mut |done| progress.at(done as u64, events));
         drop(progress);
         match result {
             Ok(replayed) => {
@@ -75,5 +88,5 @@ fn play_one(trace: Trace, policies: &[PolicySpec], device: &Device) -> Result<(P
         }
     }
     let recording = Recording::of(&trace);
-    Ok((Played { trace, recording, replays }, outcome))
+    (Played { trace, recording, replays }, outcome)
 }

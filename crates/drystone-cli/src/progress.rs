@@ -1,4 +1,4 @@
-//! A progress bar on stderr, for replays that take long, where somebody is looking.
+//! A progress bar on stderr, for what takes long, where somebody is looking.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
@@ -8,34 +8,34 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// What takes less is not worth a bar.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The progress of one replay. The bar goes away with it.
+/// The progress of a trace through a policy, once or several times. The bar goes away with it.
 pub(crate) struct Progress {
     started: Instant,
     label: String,
-    events: usize,
     watched: bool,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
-    pub(crate) fn new(label: String, events: usize) -> Self {
+    pub(crate) fn new(label: String) -> Self {
         let watched = io::stderr().is_terminal();
-        Progress { started: Instant::now(), label, events, watched, bar: None }
+        Progress { started: Instant::now(), label, watched, bar: None }
     }
 
-    /// That many events are done.
-    pub(crate) fn at(&mut self, done: usize) {
+    /// That many events are done, of that many.
+    pub(crate) fn at(&mut self, done: u64, events: u64) {
         if !self.watched || self.started.elapsed() < PATIENCE {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| {
             let template = "{msg} {wide_bar} {human_pos} of {human_len} events, {eta} left";
             let style = ProgressStyle::with_template(template);
-            let bar = ProgressBar::new(self.events as u64).with_message(self.label.clone());
+            let bar = ProgressBar::new(events).with_message(self.label.clone());
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        bar.set_position(done as u64);
+        bar.set_length(events);
+        bar.set_position(done);
     }
 }
 

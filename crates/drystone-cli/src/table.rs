@@ -4,7 +4,8 @@ use comfy_table::{
     CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle,
 };
 use drystone_core::config::format_bytes;
-use drystone_lab::Metrics;
+use drystone_lab::{Metrics, MinCapacity};
+use drystone_trace::Trace;
 
 use crate::output::columns;
 use crate::play::Played;
@@ -14,12 +15,17 @@ pub(crate) fn headline(played: &Played) -> String {
     let Played { trace, recording, replays } = played;
     let at = replays.first().map(|replay| replay.metrics.peak_live_at_us as f64);
     let at = at.map(|us| format!(", after {}", time(us))).unwrap_or_default();
+    format!("{}{at}", extent(trace, recording.peak_live))
+}
+
+/// How much there is of a trace.
+pub(crate) fn extent(trace: &Trace, peak_live: u64) -> String {
     format!(
-        "{}: {} events in {}; at most {} live{at}",
+        "{}: {} events in {}; at most {} live",
         trace.name,
         grouped(trace.events.len() as u64),
         time(trace.duration_us() as f64),
-        format_bytes(recording.peak_live),
+        format_bytes(peak_live),
     )
 }
 
@@ -44,6 +50,26 @@ pub(crate) fn figures(played: &Played) -> String {
     if let Some(peak) = played.recording.peak_reserved {
         table.add_row(&recorded(peak, played.recording.peak_live)[..shown]);
     }
+    finished(table)
+}
+
+/// A row for each policy: the least memory that it completes with.
+pub(crate) fn capacities(found: &[MinCapacity]) -> String {
+    let mut table = new();
+    table.set_header(["policy", "completes with", "× live", "replays"]);
+    for found in found {
+        table.add_row([
+            named(&found.policy, &found.options),
+            format_bytes(found.min_capacity_bytes),
+            found.ratio.map_or_else(none, |ratio| format!("{ratio:.3}")),
+            grouped(found.runs),
+        ]);
+    }
+    finished(table)
+}
+
+/// The table of a policy in each row, with numbers behind it.
+fn finished(mut table: Table) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
         column.set_constraint(ColumnConstraint::ContentWidth);
@@ -51,12 +77,16 @@ pub(crate) fn figures(played: &Played) -> String {
     table.to_string()
 }
 
-fn row(metrics: &Metrics) -> [String; HEADER.len()] {
-    let mut policy = metrics.policy.clone();
-    if !metrics.options.is_empty() {
-        // Spaces, so that long options are broken between them.
-        policy = format!("{policy}: {}", metrics.options.replace(',', ", "));
+/// A policy with its options; with spaces, so that long ones are broken between them.
+fn named(policy: &str, options: &str) -> String {
+    match options {
+        "" => policy.to_owned(),
+        options => format!("{policy}: {}", options.replace(',', ", ")),
     }
+}
+
+fn row(metrics: &Metrics) -> [String; HEADER.len()] {
+    let mut policy = named(&metrics.policy, &metrics.options);
     if metrics.oom.is_some() {
         policy += " (out of memory)";
     }
@@ -113,6 +143,16 @@ pub(crate) fn stopped(metrics: &Metrics) -> Option<String> {
         grouped(oom.at_event),
         format_bytes(oom.live),
         oom.message,
+    ))
+}
+
+/// What contradicts an answer, in a line; nothing if nothing does.
+pub(crate) fn contradicted(found: &MinCapacity) -> Option<String> {
+    let fails_at = found.fails_at_bytes?;
+    Some(format!(
+        "{} fails with {}, more than it completes with: more memory is not always better for it.",
+        named(&found.policy, &found.options),
+        format_bytes(fails_at),
     ))
 }
 

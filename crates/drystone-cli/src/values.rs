@@ -54,6 +54,15 @@ pub(crate) fn duration_ns(text: &str) -> Result<u64, String> {
     Ok(ns.round() as u64)
 }
 
+/// A percentage as in `0.1%`, from 0% to 100%, as a part of 1.
+pub(crate) fn part(text: &str) -> Result<f64, String> {
+    let number = text.trim().strip_suffix('%').and_then(|number| number.trim_end().parse().ok());
+    let percent = number.filter(|percent| (0.0..=100.0).contains(percent));
+    percent
+        .map(|percent: f64| percent / 100.0)
+        .ok_or_else(|| "use 0% to 100%, as in 0.1%".to_owned())
+}
+
 pub(crate) fn device(text: &str) -> Result<DeviceName, String> {
     if text == "sim" {
         return Ok(DeviceName::Sim);
@@ -111,6 +120,16 @@ mod tests {
         assert!(capacity("0").unwrap_err().contains("above 0"));
         assert!(capacity("2TiB").unwrap_err().contains("at most 1TiB"));
         assert!(capacity("12G").unwrap_err().contains("use B, KiB, MiB, GiB"));
+    }
+
+    #[test]
+    fn parts() {
+        for (text, value) in [("0.1%", 0.001), ("0%", 0.0), ("100 %", 1.0), (" 5%", 0.05)] {
+            assert_eq!(part(text), Ok(value), "{text}");
+        }
+        for text in ["", "%", "0.1", "-1%", "101%", "NaN%", "inf%", "1%%"] {
+            assert_eq!(part(text), Err("use 0% to 100%, as in 0.1%".to_owned()), "{text}");
+        }
     }
 
     #[test]

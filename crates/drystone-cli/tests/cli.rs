@@ -1,41 +1,14 @@
 //! The program as its users meet it: what it prints, where, and how it exits.
 
+mod common;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// A run of the program in a folder of its own.
-fn drystone(folder: &Path, arguments: &[&str]) -> Output {
-    command(folder, arguments).output().unwrap()
-}
-
-fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("drystone"));
-    command.current_dir(folder).args(arguments).env_remove("DRYSTONE_LOG");
-    command.env("COLUMNS", "100").stdin(Stdio::null());
-    command
-}
-
-fn folder() -> TempDir {
-    tempfile::tempdir().unwrap()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
-/// Two blocks of 32 MiB at once, one freed.
-fn small_trace(folder: &Path) -> PathBuf {
-    let path = folder.join("small.csv");
-    let csv = "t_us,op,id,size,stream\n0,a,0,33554432,0\n1000,a,1,33554432,0\n\
-               2000,f,0,33554432,0\n2000,c,0,33554432,0\n";
-    fs::write(&path, csv).unwrap();
-    path
-}
+use common::{command, drystone, folder, small_trace, text};
 
 /// Runs it; it must fail with this code, say all this on stderr, and nothing on stdout.
 fn refuses(arguments: &[&str], code: i32, saying: &[&str]) {
@@ -82,6 +55,7 @@ fn help_has_examples_and_exit_codes() {
         (&["replay", "--help"], "drystone replay run.pickle --capacity 12GiB"),
         (&["replay", "--help"], "_dump_snapshot"),
         (&["compare", "-h"], "--svg run.svg"),
+        (&["min-capacity", "--help"], "--policy drystone:reserve=lean --json"),
         (&["--version"], env!("CARGO_PKG_VERSION")),
     ] {
         let output = drystone(folder().path(), arguments);
@@ -198,6 +172,9 @@ fn wrong_usage_says_what_is_allowed_and_exits_with_2() {
     refuses(&replay("--device", "gpu"), 2, &["a device is `sim`, or `cuda:`"]);
     refuses(&replay("--costs", "free"), 2, &["busy, idle"]);
     refuses(&["replay"], 2, &["<TRACE>"]);
+    refuses(&["min-capacity"], 2, &["<TRACE>"]);
+    let tolerance = ["min-capacity", "small.csv", "--tolerance", "0.1"];
+    refuses(&tolerance, 2, &["use 0% to 100%, as in 0.1%"]);
     refuses(&["repaly"], 2, &["replay"]);
     refuses(&["compare", "--svg", "a.svg", "--no-svg"], 2, &["cannot be used with"]);
 }

@@ -27,6 +27,7 @@
 //! | `policy` | the trait, the table of policies, one file for each |
 //! | `target`, `lagging`, `meter`, `held` | the device below a policy, and what is measured there |
 //! | `replay` | the loop over the events |
+//! | `min_capacity` | replays with less and less memory |
 //! | `metrics`, `timeline`, `recording` | what comes out |
 //! | `picture` | memory over time as SVG |
 #![forbid(unsafe_code)]
@@ -35,6 +36,7 @@ mod held;
 mod lagging;
 mod meter;
 mod metrics;
+mod min_capacity;
 mod picture;
 mod policy;
 mod recording;
@@ -43,6 +45,7 @@ mod target;
 mod timeline;
 
 pub use metrics::{Metrics, OutOfMemory};
+pub use min_capacity::{MinCapacity, MinCapacityError, min_capacity};
 pub use picture::{Panel, picture};
 pub use policy::{
     OptionInfo, POLICIES, Policy, PolicyError, PolicyInfo, PolicyMaker, PolicyOptions, PolicySpec,

@@ -324,4 +324,42 @@ mod tests {
         meter.segment_free(DEVICE, a).unwrap();
         meter.segment_alloc(DEVICE, 3 << 20).unwrap();
     }
+
+    #[test]
+    fn handles_are_held_like_segments_and_the_hosts_beside_them() {
+        let sim = SimDriver::new(SimConfig::default().capacity(40 << 20)).unwrap();
+        let meter = Meter::new(Arc::new(sim), Some(8 << 20));
+        let create = |kind| meter.handle_create(DEVICE, 4 << 20, kind);
+        let segment = meter.segment_alloc(DEVICE, 2 << 20).unwrap();
+        let handle = create(HandleKind::Exportable).unwrap();
+        let host = [create(HandleKind::Host).unwrap(), create(HandleKind::Host).unwrap()];
+        assert_eq!((meter.reserved(), meter.host_bytes()), (6 << 20, 8 << 20));
+        assert_eq!(meter.device_memory(DEVICE).unwrap().free, 2 << 20);
+        let refused = create(HandleKind::Device).unwrap_err();
+        assert_eq!(refused.kind, DriverErrorKind::OutOfMemory);
+        assert_eq!(refused.call, DriverCall::HandleCreate);
+        meter.segment_free(DEVICE, segment).unwrap();
+        let other = create(HandleKind::Device).unwrap();
+
+        // The same memory under another name, and at two addresses: nothing new.
+        let share = meter.handle_export(DEVICE, handle).unwrap();
+        let import = meter.handle_import(DEVICE, share, 4 << 20).unwrap();
+        let range = meter.address_reserve(DEVICE, 8 << 20).unwrap();
+        for address in [range, range + (4 << 20)] {
+            meter.map(DEVICE, address, import).unwrap();
+        }
+        assert_eq!((meter.reserved(), meter.peak_reserved()), (8 << 20, 8 << 20));
+        assert!(meter.handle_release(DEVICE, import).is_err(), "it is mapped");
+        meter.unmap(DEVICE, range, 8 << 20).unwrap();
+        meter.address_free(DEVICE, range, 8 << 20).unwrap();
+        for handle in [import, handle, other, host[0], host[1]] {
+            meter.handle_release(DEVICE, handle).unwrap();
+        }
+        assert_eq!((meter.reserved(), meter.host_bytes()), (0, 0));
+        assert_eq!((meter.peak_reserved(), meter.peak_host_bytes()), (8 << 20, 8 << 20));
+        let calls = |call| meter.stats().calls_of(call);
+        assert_eq!(calls(DriverCall::HandleCreate), 5);
+        assert_eq!((calls(DriverCall::Map), calls(DriverCall::Unmap)), (2, 1));
+        assert_eq!(calls(DriverCall::HandleRelease), 6);
+    }
 }

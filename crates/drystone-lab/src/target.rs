@@ -19,6 +19,18 @@ pub enum Target {
     Real(RealTarget),
 }
 
+impl Target {
+    /// The same with this many bytes of memory on each device.
+    pub(crate) fn with_capacity(&self, capacity: u64) -> Target {
+        match self {
+            Target::Sim(target) => Target::Sim(SimTarget { capacity, ..target.clone() }),
+            Target::Real(target) => {
+                Target::Real(RealTarget { capacity: Some(capacity), ..target.clone() })
+            }
+        }
+    }
+}
+
 /// A simulated device; each device of a trace gets one like it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SimTarget {

@@ -1,10 +1,12 @@
 //! The commands, one in each file.
 
 mod compare;
+mod min_capacity;
 mod policies;
 mod replay;
 
 pub(crate) use compare::{compare, demo};
+pub(crate) use min_capacity::min_capacity;
 pub(crate) use policies::policies;
 pub(crate) use replay::replay;
 
