@@ -88,6 +88,12 @@ impl AddressSpace {
     }
 }
 
+/// The device whose part of the reservable addresses this one is in, if each has `share` bytes.
+pub(crate) fn reserved_by(address: u64, share: u64) -> Option<DeviceId> {
+    let below_top = RESERVABLE_TOP.checked_sub(address)?.checked_sub(1)?;
+    below_top.checked_div(share).and_then(|index| u32::try_from(index).ok()).map(DeviceId)
+}
+
 /// The free ranges of one part of the addresses.
 #[derive(Debug)]
 pub(crate) struct Area {

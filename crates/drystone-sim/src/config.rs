@@ -2,6 +2,7 @@
 
 use drystone_core::driver::StreamId;
 
+use crate::address::PAGE;
 use crate::costs::Costs;
 use crate::fault::FaultPlan;
 
@@ -150,6 +151,11 @@ impl SimConfig {
     pub fn scatter(mut self, seed: u64) -> Self {
         self.scatter = Some(seed);
         self
+    }
+
+    /// Bytes of addresses that one device can reserve.
+    pub(crate) fn share(&self) -> u64 {
+        self.addresses / self.devices.len() as u64 / PAGE * PAGE
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use drystone_core::driver::{DeviceId, DriverCall, DriverErrorKind, EventId, StreamId};
 
-use crate::address::{Area, PAGE};
+use crate::address::Area;
 use crate::clock::{Clock, SimStats, Spent};
 use crate::config::SimConfig;
 use crate::costs::Costs;
@@ -37,7 +37,7 @@ pub(crate) struct Device {
 impl Device {
     /// The device of this index.
     pub(crate) fn new(id: DeviceId, config: &SimConfig) -> Self {
-        let share = config.addresses / config.devices.len() as u64 / PAGE * PAGE;
+        let share = config.share();
         let (scatter, config) = (config.scatter, &config.devices[id.0 as usize]);
         Device {
             id,

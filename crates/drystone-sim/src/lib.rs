@@ -21,6 +21,11 @@
 //!   The virtual clock is one as well: a wait of one thread moves the time of all.
 //! * Stream 0 is a stream like the others; it does not wait for them as CUDA's legacy default
 //!   stream does.
+//! * Order is watched among the streams of one device. Work on memory that another device has mapped
+//!   is checked for access, and by the clock against unmapping under it, but not for races.
+//! * Each device has host memory of its own for the handles that want it.
+//! * An exported name lasts as long as a handle to the memory does, where CUDA's file descriptor
+//!   would keep the memory alive.
 //! * A segment takes from the device the bytes asked for, not rounded to pages.
 //! * Work is what [`SimDriver::launch`] submits. A replay of a trace without kernels keeps its
 //!   streams busy with `launch(device, stream, &[], ..)`; a stream without work is never behind.
@@ -46,6 +51,7 @@ mod report;
 mod rng;
 mod sim;
 mod stream;
+mod touch;
 mod uses;
 mod vmm;
 mod work;

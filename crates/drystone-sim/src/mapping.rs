@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use drystone_core::driver::{DeviceId, HandleId};
+use drystone_core::driver::{DeviceId, HandleId, StreamId};
 
 use crate::address::{Area, PAGE};
 use crate::misuse::RangeFault;
 use crate::order::{Point, VectorClock};
 use crate::physical::Handle;
+use crate::stream::Streams;
 
 /// One handle at one address.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Mapping {
     /// Each stream's last use through these addresses, as far as the host may not know it to be
     /// over. Uses of the same bytes through other addresses are not here.
     uses: Vec<Point>,
+    /// Until when work of other devices uses it, and of which stream the last of that is.
+    peer: Option<(u64, StreamId)>,
 }
 
 impl Mapping {
@@ -39,9 +42,18 @@ impl Mapping {
         self.uses.push(point);
     }
 
-    /// A use that the host does not know to be over.
-    pub(crate) fn unfinished(&self, host: &VectorClock) -> Option<Point> {
-        self.uses.iter().find(|point| !host.covers(**point)).copied()
+    /// Notes a use by another device until `done_ns`.
+    pub(crate) fn enter_peer(&mut self, done_ns: u64, stream: StreamId) {
+        if self.peer.is_none_or(|(until, _)| until <= done_ns) {
+            self.peer = Some((done_ns, stream));
+        }
+    }
+
+    /// A stream with a use that the host does not know to be over at `now`.
+    pub(crate) fn unfinished(&self, streams: &Streams, now: u64) -> Option<StreamId> {
+        let own = self.uses.iter().find(|point| !streams.host.covers(**point));
+        let own = own.map(|point| streams.get(point.stream).id);
+        own.or(self.peer.filter(|(until, _)| *until > now).map(|(_, stream)| stream))
     }
 }
 
@@ -113,7 +125,8 @@ impl Mappings {
         if below.is_some_and(|(start, mapping)| start + mapping.bytes > address) {
             return Err(RangeFault::Mapped);
         }
-        let mapping = Mapping { handle: id, base, bytes, accessors: 0, uses: Vec::new() };
+        let mapping =
+            Mapping { handle: id, base, bytes, accessors: 0, uses: Vec::new(), peer: None };
         self.mapped.insert(address, mapping);
         Ok(())
     }

@@ -181,6 +181,7 @@ pub enum Misuse {
     /// A mapping is taken away while work uses its addresses that the host has not waited for (nor
     /// been told by a query that it is done): by order, not by luck, as for
     /// [`Misuse::FreeInFlight`]. Work that uses the same memory through other addresses may go on.
+    /// Work of another device counts until its time has passed.
     #[error("{device}: {bytes} bytes at {address:#x} unmapped under work of {stream}")]
     UnmapInFlight {
         /// The device.

@@ -22,6 +22,8 @@ use crate::report::Report;
 pub struct SimDriver {
     pub(crate) env: Env,
     pub(crate) log: MisuseLog,
+    /// Bytes of addresses that each device can reserve.
+    pub(crate) share: u64,
     devices: Vec<Mutex<Device>>,
     faults: Faults,
 }
@@ -53,6 +55,7 @@ impl SimDriver {
     /// Makes the devices, at time 0.
     pub fn new(config: SimConfig) -> Result<Self, ConfigError> {
         config.validate()?;
+        let share = config.share();
         let device = |index| Mutex::new(Device::new(DeviceId(index), &config));
         let devices = (0..config.devices.len() as u32).map(device).collect();
         Ok(SimDriver {
@@ -62,6 +65,7 @@ impl SimDriver {
                 host_lead_ns: AtomicU64::new(config.host_lead_ns),
             },
             log: MisuseLog::new(config.on_misuse),
+            share,
             devices,
             faults: Faults::new(config.faults),
         })

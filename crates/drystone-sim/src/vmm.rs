@@ -174,8 +174,7 @@ impl Device {
             if let Some(handle) = self.physical.get_mut(mapping.handle) {
                 handle.mappings -= 1;
             }
-            if let Some(point) = mapping.unfinished(&self.streams.host) {
-                let stream = self.streams.get(point.stream).id;
+            if let Some(stream) = mapping.unfinished(&self.streams, call.env.clock.now()) {
                 let (device, bytes) = (self.id, mapping.bytes);
                 call.found.push(Misuse::UnmapInFlight { device, address, bytes, stream });
             }

@@ -1,5 +1,6 @@
 //! The simulated device as its users see it.
 
+mod alias;
 mod calls;
 mod capture;
 mod contract;
@@ -9,6 +10,7 @@ mod order;
 mod stamps;
 mod streams;
 mod timing;
+mod vmm;
 
 use drystone_core::driver::{DeviceId, StreamId};
 use drystone_sim::{Costs, SimConfig, SimDriver};
