@@ -320,8 +320,8 @@ impl Driver for CudaDriver {
             .map_err(|error| error.during(DriverCall::HandleExport))
     }
 
-    /// The file descriptor is one of this process, and stays the caller's: it may be closed after
-    /// the call. Of other `bytes` than the memory has, the handle cannot be mapped.
+    /// The file descriptor is one of this process and stays the caller's, who may close it after
+    /// the call. Other `bytes` than the memory has are refused.
     fn handle_import(
         &self,
         device: DeviceId,

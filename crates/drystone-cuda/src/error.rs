@@ -76,7 +76,7 @@ pub enum CudaError {
     /// An argument was wrong; found before the driver was asked.
     #[error("invalid: {0}")]
     InvalidValue(String),
-    /// There is not so much memory, or not so many addresses; found before the driver was asked.
+    /// More memory or addresses were asked for than there can be.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
     /// The device or its driver cannot do this.

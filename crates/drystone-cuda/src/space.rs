@@ -106,7 +106,19 @@ impl DeviceState {
         self.page_of(bytes)?;
         let descriptor = RawFd::try_from(share.0)
             .map_err(|_| CudaError::InvalidValue(format!("{} is no file descriptor", share.0)))?;
-        Ok(self.keep(Handle::import(self.context()?, descriptor, bytes)?))
+        let handle = self.keep(Handle::import(self.context()?, descriptor, bytes)?);
+        self.try_out(handle, bytes).inspect_err(|_| {
+            // What the driver refuses to take back stays until the process ends.
+            let _ = self.handle_release(handle);
+        })?;
+        Ok(handle)
+    }
+
+    /// Maps the handle once: the driver tells nobody how many bytes it has.
+    fn try_out(&self, handle: HandleId, bytes: u64) -> Result<(), CudaError> {
+        let address = self.address_reserve(bytes)?;
+        let tried = self.map(address, handle).and_then(|()| self.unmap(address, bytes));
+        tried.and(self.address_free(address, bytes))
     }
 
     pub(crate) fn map(&self, address: u64, handle: HandleId) -> Result<(), CudaError> {

@@ -37,7 +37,7 @@ impl<T> Spans<T> {
     pub(crate) fn around(&self, address: u64, bytes: u64) -> Result<Arc<T>, CudaError> {
         match self.cover(address, bytes).as_deref() {
             Some([(_, span)]) => Ok(span.object.clone()),
-            _ => Err(self.wrong("in one", address, bytes)),
+            _ => Err(self.wrong("in one", "", address, bytes)),
         }
     }
 
@@ -79,7 +79,7 @@ impl<T> Spans<T> {
     pub(crate) fn take_one(&mut self, address: u64, bytes: u64) -> Result<T, CudaError> {
         let one = self.by_address.get(&address).is_some_and(|span| span.end - address == bytes);
         let mut taken = if one { self.take(address, bytes)? } else { Vec::new() };
-        taken.pop().ok_or_else(|| self.wrong("one whole", address, bytes))
+        taken.pop().ok_or_else(|| self.wrong("one whole", "", address, bytes))
     }
 
     fn whole(&self, address: u64, bytes: u64) -> Result<Vec<(u64, &Span<T>)>, CudaError> {
@@ -88,7 +88,7 @@ impl<T> Spans<T> {
             ends.is_some_and(|(first, last)| first.0 == address && last.1.end - address == bytes)
         };
         let cover = self.cover(address, bytes).filter(exact);
-        cover.ok_or_else(|| self.wrong("made up of a whole", address, bytes))
+        cover.ok_or_else(|| self.wrong("whole", "s", address, bytes))
     }
 
     /// The fewest spans, with their begins, that follow one another and hold the range.
@@ -109,9 +109,10 @@ impl<T> Spans<T> {
         None
     }
 
-    fn wrong(&self, what: &str, address: u64, bytes: u64) -> CudaError {
+    fn wrong(&self, what: &str, plural: &str, address: u64, bytes: u64) -> CudaError {
         let noun = self.noun;
-        CudaError::InvalidValue(format!("{bytes} bytes at {address:#x} are not {what} {noun}"))
+        let detail = format!("{bytes} bytes at {address:#x} are not {what} {noun}{plural}");
+        CudaError::InvalidValue(detail)
     }
 }
 

@@ -8,7 +8,7 @@ use std::thread;
 
 use common::{DEVICE, driver};
 use cudarc::driver::sys::{self, CUstreamCaptureMode};
-use drystone_core::{Driver, DriverErrorKind};
+use drystone_core::{Driver, DriverErrorKind, HandleId, HandleKind};
 use drystone_cuda::{CaptureMode, CudaDriver, Pattern};
 
 const WORDS: u64 = 1 << 16;
@@ -42,6 +42,24 @@ fn allocate(driver: &CudaDriver) -> u64 {
     address
 }
 
+/// Memory mapped at an address of its own, where the device can: address and handle.
+fn map(driver: &CudaDriver) -> Option<(u64, HandleId)> {
+    let page = driver.page_bytes(DEVICE).ok()?;
+    let handle = driver.handle_create(DEVICE, page, HandleKind::Device).expect("memory");
+    let address = driver.address_reserve(DEVICE, page).expect("addresses");
+    driver.map(DEVICE, address, handle).expect("mapping");
+    driver.set_access(DEVICE, address, page, &[DEVICE]).expect("access");
+    Some((address, handle))
+}
+
+/// Undoes [`map`].
+fn unmap(driver: &CudaDriver, (address, handle): (u64, HandleId)) {
+    let page = driver.page_bytes(DEVICE).expect("it can map memory");
+    driver.unmap(DEVICE, address, page).expect("it is mapped");
+    driver.handle_release(DEVICE, handle).expect("it is mapped nowhere");
+    driver.address_free(DEVICE, address, page).expect("nothing is mapped");
+}
+
 fn capture_in(driver: &CudaDriver, pattern: &Pattern<'_>, mode: CaptureMode) {
     let stream = driver.create_stream(DEVICE).expect("stream");
     let event = driver.event_create(DEVICE).expect("event");
@@ -55,6 +73,7 @@ fn capture_in(driver: &CudaDriver, pattern: &Pattern<'_>, mode: CaptureMode) {
 
     driver.begin_capture(DEVICE, stream, mode).expect("capture");
     let block = allocate(driver);
+    let mapped = map(driver);
     let elsewhere = thread::scope(|scope| {
         scope.spawn(|| allocate(driver)).join().expect("another thread allocates")
     });
@@ -64,6 +83,10 @@ fn capture_in(driver: &CudaDriver, pattern: &Pattern<'_>, mode: CaptureMode) {
     assert_eq!(refused.kind, DriverErrorKind::NotPermitted);
     pattern.stamp(stream, block, WORDS, 0xabc, 0).expect("launch");
     pattern.check(stream, block, WORDS, 0xabc, errors).expect("launch");
+    if let Some((address, _)) = mapped {
+        pattern.stamp(stream, address, WORDS, 0xdef, 0).expect("launch");
+        pattern.check(stream, address, WORDS, 0xdef, errors).expect("launch");
+    }
     let graph = driver.end_capture(DEVICE, stream).expect("nothing spoilt the capture");
     assert_eq!(thread_mode(), mode_before);
 
@@ -79,6 +102,9 @@ fn capture_in(driver: &CudaDriver, pattern: &Pattern<'_>, mode: CaptureMode) {
     driver.copy_to_host(DEVICE, errors, &mut wrong).expect("copy");
     assert_eq!(u64::from_le_bytes(wrong), 0, "the graph stamped before it checked");
 
+    if let Some(mapped) = mapped {
+        unmap(driver, mapped);
+    }
     for address in [block, elsewhere, errors] {
         driver.segment_free(DEVICE, address).expect("it is live");
     }

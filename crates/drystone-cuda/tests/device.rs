@@ -7,7 +7,9 @@ use std::thread;
 
 use common::{DEVICE, driver};
 use cudarc::driver::sys;
-use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, EventId, StreamId};
+use drystone_core::{
+    DeviceId, Driver, DriverError, DriverErrorKind, EventId, HandleKind, StreamId,
+};
 use drystone_cuda::{CudaDriver, CudaError};
 
 const MIB: u64 = 1 << 20;
@@ -129,8 +131,27 @@ fn current_context() -> sys::CUcontext {
     current
 }
 
+/// Maps a page twice and takes both mappings away, where the device can.
+fn map_everything(driver: &CudaDriver) {
+    let Ok(page) = driver.page_bytes(DEVICE) else { return };
+    let handle = driver.handle_create(DEVICE, page, HandleKind::Device).expect("memory");
+    let base = driver.address_reserve(DEVICE, 2 * page).expect("addresses");
+    for address in [base, base + page] {
+        driver.map(DEVICE, address, handle).expect("mapping");
+        driver.map(DEVICE, address, handle).expect_err("it is mapped there already");
+    }
+    driver.set_access(DEVICE, base, 2 * page, &[DEVICE]).expect("access");
+    driver.fill_u8(DEVICE, base, 2 * page, 1, StreamId(0)).expect("fill");
+    driver.device_synchronize(DEVICE).expect("wait");
+    driver.handle_release(DEVICE, handle).expect_err("it is mapped");
+    driver.unmap(DEVICE, base, 2 * page).expect("two mappings");
+    driver.handle_release(DEVICE, handle).expect("it is mapped nowhere");
+    driver.address_free(DEVICE, base, 2 * page).expect("nothing is mapped");
+}
+
 /// Calls the functions of the contract, some of them in vain.
 fn call_everything(driver: &CudaDriver) {
+    map_everything(driver);
     let address = driver.segment_alloc(DEVICE, MIB).expect("memory");
     driver.segment_alloc(DEVICE, 1 << 42).expect_err("too much");
     let event = driver.event_create(DEVICE).expect("event");

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use cudarc::driver::sys::CUstream;
 
 use super::context::Context;
+use super::mapping::Mapping;
 use super::segment::Segment;
 use super::stream::Stream;
 use super::table::call;
-use super::vmm::Mapping;
 use crate::error::CudaError;
 
 /// No memory and no address range goes beyond this address.

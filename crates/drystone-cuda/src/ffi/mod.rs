@@ -11,8 +11,9 @@
 //! | `table` | the functions of the driver library |
 //! | `context` | the device, its primary context, and the guard of a call |
 //! | `segment` | device memory, taken whole |
-//! | `vmm` | addresses, physical memory, mappings |
-//! | `memory` | bytes of the two, to be filled and copied |
+//! | `handle` | physical memory without an address |
+//! | `mapping` | addresses, and handles mapped there |
+//! | `memory` | bytes of segments and mappings, to be filled and copied |
 //! | `event` | events |
 //! | `stream` | streams and captures |
 //! | `graph` | captured graphs |
@@ -21,19 +22,21 @@
 mod context;
 mod event;
 mod graph;
+mod handle;
+mod mapping;
 mod memory;
 mod module;
 mod segment;
 mod stream;
 mod table;
-mod vmm;
 
 pub(crate) use context::{Context, Device};
 pub(crate) use event::Event;
 pub use graph::{Graph, GraphExec};
+pub(crate) use handle::{Handle, page_bytes};
+pub(crate) use mapping::{Addresses, Mapping};
 pub(crate) use memory::Memory;
 pub use module::{Kernel, LaunchShape, Module};
 pub(crate) use segment::Segment;
 pub use stream::CaptureMode;
 pub(crate) use stream::Stream;
-pub(crate) use vmm::{Addresses, Handle, Mapping, page_bytes};
