@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use drystone_core::{DeviceId, Driver, DriverCall, StreamId};
 use drystone_sim::{Access, SimDriver};
+use drystone_trace::{Event, Op};
 
 use crate::meter::Below;
 
@@ -33,6 +34,19 @@ impl Lagging {
         if let Some(done) = self.done_ns.get(device as usize * self.streams + stream as usize) {
             done.store(now_ns.saturating_add(self.host_lead_ns), Relaxed);
         }
+    }
+
+    /// Submits work that uses the block: it writes the block's stamp at first, and then looks for
+    /// it. The simulator notes what is wrong with it.
+    #[cold]
+    pub(crate) fn stamp(&self, event: &Event, address: u64) {
+        let (device, stream) = (DeviceId(event.device), StreamId(u64::from(event.stream)));
+        let (bytes, tag) = (event.size, event.id.into());
+        self.sim.set_host_lead_ns(self.host_lead_ns);
+        let _ = match event.op {
+            Op::Alloc => self.sim.stamp_write(device, stream, address, bytes, tag),
+            _ => self.sim.stamp_check(device, stream, address, bytes, tag),
+        };
     }
 
     /// Lets the simulator know of the stream's work. A replay is one thread: between the two

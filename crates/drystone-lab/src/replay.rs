@@ -56,7 +56,7 @@ fn on_sim(
 ) -> Result<Replayed, ReplayError> {
     let driver = Lagging::new(target.driver(trace)?, target.host_lead_ns, trace.streams as usize);
     let driver = Arc::new(Meter::new(driver, None));
-    let clock = VirtualClock::new(&driver.below, trace);
+    let clock = VirtualClock::new(&driver.below, trace, target.stamps);
     let mut replayed = run(trace, policy, &driver, clock, progress)?;
     let report = driver.below.sim.finish();
     if !report.is_clean() {
@@ -93,8 +93,8 @@ trait Clock {
     /// The event's moment has come.
     fn arrive(&mut self, event: &Event);
 
-    /// The program submits work to the event's stream now.
-    fn work(&self, event: &Event);
+    /// The program submits work to the event's stream now, which uses the block at `address`.
+    fn work(&self, event: &Event, address: u64);
 
     /// The event has been dealt with.
     fn leave(&mut self);
@@ -106,15 +106,16 @@ trait Clock {
 /// The simulated device's time: the trace's, and what driver calls and waits have delayed it by.
 struct VirtualClock<'a> {
     device: &'a Lagging,
+    stamps: bool,
     origin_us: u64,
     delay_ns: u64,
     due_ns: u64,
 }
 
 impl<'a> VirtualClock<'a> {
-    fn new(device: &'a Lagging, trace: &Trace) -> Self {
+    fn new(device: &'a Lagging, trace: &Trace, stamps: bool) -> Self {
         let origin_us = trace.events.first().map_or(0, |event| event.t_us);
-        VirtualClock { device, origin_us, delay_ns: 0, due_ns: 0 }
+        VirtualClock { device, stamps, origin_us, delay_ns: 0, due_ns: 0 }
     }
 }
 
@@ -132,8 +133,11 @@ impl Clock for VirtualClock<'_> {
     }
 
     #[inline]
-    fn work(&self, event: &Event) {
+    fn work(&self, event: &Event, address: u64) {
         self.device.submit(event.device, event.stream, self.device.sim.now_ns());
+        if self.stamps {
+            self.device.stamp(event, address);
+        }
     }
 
     #[inline]
@@ -163,7 +167,7 @@ impl Clock for RealClock<'_> {
     fn arrive(&mut self, _: &Event) {}
 
     #[inline]
-    fn work(&self, _: &Event) {}
+    fn work(&self, _: &Event, _: u64) {}
 
     #[inline]
     fn leave(&mut self) {}
@@ -289,7 +293,7 @@ impl<B: Below, C: Clock> Run<'_, B, C> {
                     Op::FreeCompleted => self.free(event),
                     Op::FreeRequested => {
                         self.clock.arrive(event);
-                        self.clock.work(event);
+                        self.clock.work(event, self.blocks[event.id as usize]);
                         None
                     }
                     _ => None,
@@ -312,7 +316,7 @@ impl<B: Below, C: Clock> Run<'_, B, C> {
             Ok(address) => address,
             Err(refusal) => return Some(self.refused(event, index, refusal)),
         };
-        self.clock.work(event);
+        self.clock.work(event, address);
         self.blocks[event.id as usize] = address;
         let tally = &mut self.tally;
         tally.allocs += 1;
@@ -329,9 +333,9 @@ impl<B: Below, C: Clock> Run<'_, B, C> {
     fn free(&mut self, event: &Event) -> Option<Stop> {
         self.clock.arrive(event);
         self.sampler.arrive(event.t_us);
-        // What used the block was submitted before its free, and covers it.
-        self.clock.work(event);
         let address = std::mem::take(&mut self.blocks[event.id as usize]);
+        // What used the block was submitted before its free, and covers it.
+        self.clock.work(event, address);
         if let Err(why) = self.policy.free(address) {
             return Some(Stop::Failed(why));
         }

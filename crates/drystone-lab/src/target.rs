@@ -40,11 +40,20 @@ pub struct SimTarget {
     pub host_lead_ns: u64,
     /// What driver calls cost.
     pub costs: CostModel,
+    /// Whether each block is stamped by its stream when it is handed out, and read by it before it
+    /// is freed. Then a policy that lends memory which is in use, or takes its mapping away, is
+    /// found out ([`ReplayError::Bug`]); some ten times as slow. Default: no.
+    pub stamps: bool,
 }
 
 impl Default for SimTarget {
     fn default() -> Self {
-        SimTarget { capacity: 80 << 30, host_lead_ns: 5_000_000, costs: CostModel::default() }
+        SimTarget {
+            capacity: 80 << 30,
+            host_lead_ns: 5_000_000,
+            costs: CostModel::default(),
+            stamps: false,
+        }
     }
 }
 

@@ -45,6 +45,24 @@ fn drystone_malloc_reserves_no_more_than_torch_did() {
     assert!(worse.is_empty(), "{worse:?}");
 }
 
+/// With little more memory than is live, so that everything is reused as soon as it may be.
+#[test]
+fn nobody_else_writes_to_a_block() {
+    for name in ["gliner_batches", "prefetch_streams", "unet3d"] {
+        let trace = trace(name);
+        let peak_live = Recording::of(&trace).peak_live;
+        for (policy, more) in [("drystone", 0.02), ("drystone-malloc", 0.3)] {
+            let capacity = (peak_live as f64 * (1.0 + more)) as u64;
+            for capacity in [80 << 30, capacity] {
+                let target = SimTarget { capacity, stamps: true, ..SimTarget::default() };
+                let policy: PolicySpec = policy.parse().unwrap();
+                let replayed = replay(&trace, &policy, &Target::Sim(target), &mut |_| {});
+                replayed.unwrap_or_else(|error| panic!("{name}: {error}"));
+            }
+        }
+    }
+}
+
 #[test]
 fn the_timeline_keeps_the_peaks() {
     let trace = trace("gliner_batches");

@@ -11,7 +11,7 @@ fn trace(lines: &str) -> Trace {
 }
 
 fn target(capacity: u64) -> SimTarget {
-    SimTarget { capacity, host_lead_ns: 5_000_000, costs: CostModel::Idle }
+    SimTarget { capacity, host_lead_ns: 5_000_000, costs: CostModel::Idle, ..SimTarget::default() }
 }
 
 fn play(trace: &Trace, policy: &str, target: SimTarget) -> Replayed {
