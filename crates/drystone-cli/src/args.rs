@@ -36,7 +36,7 @@ const REPLAY: &str = "\
 Examples:
   drystone replay run.pickle
   drystone replay a.csv.xz b.csv.xz --policy drystone-malloc --json
-  drystone replay run.pickle --policy drystone-malloc:cross_stream=off,limit=12GiB
+  drystone replay run.pickle --policy drystone:reserve=lean,limit=12GiB
   drystone replay run.pickle --capacity 12GiB --host-lead 2ms
   drystone replay run.pickle --device cuda:0";
 
@@ -44,7 +44,7 @@ const COMPARE: &str = "\
 Examples:
   drystone compare run.pickle
   drystone compare run.pickle --svg run.svg --capacity 24GiB
-  drystone compare run.pickle --policy drystone-malloc --policy drystone-malloc:cross_stream=off";
+  drystone compare run.pickle --policy drystone:reserve=lean --policy drystone:reserve=fast";
 
 const MIN_CAPACITY: &str = "\
 Examples:

@@ -42,7 +42,7 @@ pub struct SimTarget {
     pub costs: CostModel,
     /// Whether each block is stamped by its stream when it is handed out, and read by it before it
     /// is freed. Then a policy that lends memory which is in use, or takes its mapping away, is
-    /// found out ([`ReplayError::Bug`]); some ten times as slow. Default: no.
+    /// found out ([`ReplayError::Bug`]); some fifteen times as slow. Default: no.
     pub stamps: bool,
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use drystone_core::StreamId;
+use drystone_sim::{SimConfig, SimDriver};
 use drystone_trace::read_trace_bytes;
 
 use super::*;
 use crate::policy::{Policy, PolicyInfo, PolicyOptions, Refusal};
-use crate::target::SimTarget;
+use crate::target::{RealTarget, SimTarget};
 
 const MIB: u64 = 1 << 20;
 
@@ -131,6 +132,27 @@ fn each_device_of_a_trace_has_the_capacity() {
     let trace = read_trace_bytes("two", csv.as_bytes(), &Default::default()).unwrap();
     let found = search(&trace, |_| false, 0.0);
     assert_eq!((found.min_capacity_bytes, found.peak_live_bytes), (16 * MIB, 16 * MIB));
+}
+
+#[test]
+fn a_real_device_is_held_to_less_than_it_has() {
+    let sim = || SimDriver::new(SimConfig::default().capacity(100 * MIB)).unwrap();
+    let find = |sizes: &[u64], capacity| {
+        let streams = vec![StreamId(0)];
+        let driver = Arc::new(sim());
+        let target = RealTarget { name: "cuda:0".to_owned(), driver, streams, capacity };
+        let trace = trace(sizes);
+        min_capacity(&trace, &toy(|_| false), &Target::Real(target), 0.0, &mut |_, _| {})
+    };
+    let found = find(&[5, 9], None).unwrap();
+    assert_eq!((found.min_capacity_bytes, found.device.as_str()), (20 * MIB, "cuda:0"));
+    assert_eq!(find(&[5, 9], Some(1 << 40)).unwrap().min_capacity_bytes, 20 * MIB);
+    for (sizes, allowed, capacity) in [(&[5, 9][..], Some(18 * MIB), 18), (&[101], None, 100)] {
+        match find(sizes, allowed) {
+            Err(MinCapacityError::Never { capacity: most, .. }) => assert_eq!(most, capacity * MIB),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
