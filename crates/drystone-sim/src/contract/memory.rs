@@ -6,7 +6,7 @@ use super::{NEEDS_FREE, done, ensure, fails};
 
 const MIB: u64 = 1 << 20;
 /// What other processes and the driver's own tables may move in the meantime.
-const SLACK: u64 = 32 * MIB;
+pub(super) const SLACK: u64 = 32 * MIB;
 
 /// Sizes around the places where drivers change their ways; some 100 MiB together.
 const SIZES: [u64; 14] = [
@@ -46,7 +46,10 @@ pub(super) fn check<D: Driver + ?Sized>(driver: &D, device: DeviceId) -> Result<
 }
 
 /// The memory information, which has to make sense.
-fn memory<D: Driver + ?Sized>(driver: &D, device: DeviceId) -> Result<DeviceMemory, String> {
+pub(super) fn memory<D: Driver + ?Sized>(
+    driver: &D,
+    device: DeviceId,
+) -> Result<DeviceMemory, String> {
     let memory = done("device_memory", driver.device_memory(device))?;
     ensure(memory.total > 0 && memory.free <= memory.total, || {
         format!("{} free of {} bytes", memory.free, memory.total)
@@ -76,14 +79,14 @@ pub(super) fn legal(address: u64, bytes: u64) -> Result<(), String> {
     ensure(fits, || format!("{bytes} bytes at {address:#x} pass 2^48"))
 }
 
-/// The segment overlaps none of the others.
-pub(super) fn apart(segments: &[(u64, u64)], address: u64, bytes: u64) -> Result<(), String> {
+/// The bytes overlap none of the others.
+pub(super) fn apart(others: &[(u64, u64)], address: u64, bytes: u64) -> Result<(), String> {
     let overlaps = |(at, len): &&(u64, u64)| *at < address + bytes && address < at + len;
-    match segments.iter().find(overlaps) {
+    match others.iter().find(overlaps) {
         None => Ok(()),
-        Some((at, len)) => Err(format!(
-            "{bytes} bytes at {address:#x} overlap the segment of {len} bytes at {at:#x}"
-        )),
+        Some((at, len)) => {
+            Err(format!("{bytes} bytes at {address:#x} overlap the {len} bytes at {at:#x}"))
+        }
     }
 }
 

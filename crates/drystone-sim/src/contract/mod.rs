@@ -8,9 +8,13 @@ use std::fmt::Debug;
 
 use drystone_core::driver::{DeviceId, Driver, DriverCall, DriverError, DriverErrorKind, StreamId};
 
+mod address;
 mod event;
+mod handle;
+mod mapping;
 mod memory;
 mod threads;
+mod vmm;
 
 /// The free memory that [`check`] needs, in bytes.
 pub const NEEDS_FREE: u64 = 256 << 20;
@@ -20,9 +24,11 @@ pub const NEEDS_FREE: u64 = 256 << 20;
 /// `streams` are streams of the device that have no work, at best two or more; with fewer the
 /// rules between streams are not checked. The driver needs [`NEEDS_FREE`] bytes and no capture
 /// underway. Other processes may use the device, but if they take or give back more than 32 MiB
-/// at the wrong moment the suite takes it for an error. It leaves neither segments nor events
-/// behind, and commits on purpose what a simulated device logs as misuse: freeing twice, freeing
-/// what is no segment, naming a device that does not exist.
+/// at the wrong moment the suite takes it for an error. It leaves no segment, event, handle,
+/// mapping or reserved address behind, but two names of exported memory, which on CUDA are open
+/// file descriptors that keep 64 MiB until the process ends. It commits on purpose what a simulated
+/// device logs as misuse: freeing twice, freeing what is not there or mapped, naming parts of
+/// mappings, handles that are gone and devices that do not exist.
 pub fn check<D: Driver + ?Sized>(
     driver: &D,
     device: DeviceId,
@@ -33,8 +39,11 @@ pub fn check<D: Driver + ?Sized>(
     ensure(device.0 < count, || format!("{device} asked for, but there are {count} devices"))?;
     invalid_devices(driver, device, DeviceId(count), streams)?;
     invalid_devices(driver, device, DeviceId(u32::MAX), streams)?;
+    vmm::invalid_devices(driver, device, DeviceId(count))?;
+    vmm::invalid_devices(driver, device, DeviceId(u32::MAX))?;
     clock(driver, device)?;
     memory::check(driver, device)?;
+    vmm::check(driver, device)?;
     event::check(driver, device, streams)?;
     threads::check(driver, device, streams)?;
     ensure(driver.device_count() == count, || "device_count has changed".to_owned())

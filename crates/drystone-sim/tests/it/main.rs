@@ -1,6 +1,7 @@
 //! The simulated device as its users see it.
 
 mod alias;
+mod broken;
 mod calls;
 mod capture;
 mod contract;
