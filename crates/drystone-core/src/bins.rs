@@ -117,6 +117,19 @@ impl Bins {
         self.list(blocks, bin).map(|index| blocks[index as usize].units).max().unwrap_or(0)
     }
 
+    /// The free blocks of at least `units` granules, by bin from the largest.
+    pub(crate) fn from_largest<'a>(
+        &'a self,
+        blocks: &'a [Block],
+        units: u32,
+    ) -> impl Iterator<Item = BlockIndex> + 'a {
+        let least = bin_of(units);
+        let bins = std::iter::successors(self.filled.last(), |&bin| self.filled.last_below(bin));
+        bins.take_while(move |&bin| bin >= least)
+            .flat_map(|bin| self.list(blocks, bin))
+            .filter(move |&index| blocks[index as usize].units >= units)
+    }
+
     /// The blocks of one bin, in list order.
     fn list<'a>(
         &'a self,

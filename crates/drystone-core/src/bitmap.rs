@@ -72,6 +72,23 @@ impl Bitmap {
         Some(w * 64 + self.leaf[w % LEAF].trailing_zeros() as usize)
     }
 
+    /// The largest member below `i`, which is below [`BITS`].
+    pub(crate) fn last_below(&self, i: usize) -> Option<usize> {
+        let w = i / 64 % LEAF;
+        let word = self.leaf[w] & !(!0 << (i % 64));
+        if word != 0 {
+            return Some(w * 64 + word.ilog2() as usize);
+        }
+        let mut s = w / 64;
+        let mut words = self.summary[s] & !(!0 << (w % 64));
+        while words == 0 {
+            s = s.checked_sub(1)?;
+            words = self.summary[s];
+        }
+        let w = s * 64 + words.ilog2() as usize;
+        Some(w * 64 + self.leaf[w].ilog2() as usize)
+    }
+
     /// The largest member.
     pub(crate) fn last(&self) -> Option<usize> {
         let s = (0..SUMMARY).rev().find(|&s| self.summary[s] != 0)?;
@@ -105,6 +122,9 @@ mod tests {
                 }
                 prop_assert_eq!(map.contains(i), set.contains(&i));
                 prop_assert_eq!(map.last(), set.last().copied());
+                for below in [0, i, (i + 1).min(BITS - 1), from] {
+                    prop_assert_eq!(map.last_below(below), set.range(..below).last().copied());
+                }
                 for from in [0, i, (i + 1).min(BITS - 1), from] {
                     prop_assert_eq!(map.first_from(from), set.range(from..).next().copied());
                 }

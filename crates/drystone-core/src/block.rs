@@ -20,6 +20,8 @@ pub(crate) enum State {
     Pending,
     /// Freed last of its kind: reusable, but not yet merged with its neighbours and in no bin.
     Parked,
+    /// Addresses of an arena with no page at home there.
+    Hole,
     /// A record of the slab that describes no block.
     Vacant,
 }
@@ -49,7 +51,7 @@ impl Block {
     const VACANT: Block = Block {
         offset: 0,
         units: 0,
-        segment_state: 4 << STATE_SHIFT,
+        segment_state: 5 << STATE_SHIFT,
         prev: 0,
         next: 0,
         a: 0,
@@ -77,6 +79,7 @@ impl Block {
             1 => State::Used,
             2 => State::Pending,
             3 => State::Parked,
+            4 => State::Hole,
             _ => State::Vacant,
         }
     }
@@ -113,7 +116,12 @@ impl Block {
         self.segment_state = self.segment_state & SEGMENT_MASK | 3 << STATE_SHIFT;
     }
 
-    /// Used, pending or parked to free, in no bin yet.
+    /// Free, in no bin, to hole.
+    pub(crate) fn set_hole(&mut self) {
+        self.segment_state = self.segment_state & SEGMENT_MASK | 4 << STATE_SHIFT;
+    }
+
+    /// Used, pending, parked or hole to free, in no bin yet.
     #[inline]
     pub(crate) fn set_free(&mut self) {
         self.segment_state &= SEGMENT_MASK;

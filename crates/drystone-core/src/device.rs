@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use crate::driver::{DeviceId, StreamId};
+use crate::pages::PageStore;
 use crate::pool::{Pool, PoolId, Purpose};
 use crate::stats::Stat;
 use crate::stats::totals::Totals;
@@ -88,13 +89,15 @@ pub(crate) struct Device {
     pub(crate) tickers: Tickers,
     pub(crate) totals: Totals,
     pub(crate) counters: DeviceCounters,
+    /// The book of pages, where memory is mapped and not taken in segments.
+    pub(crate) pages: Option<Mutex<PageStore>>,
 }
 
 /// No limit.
 const UNLIMITED: u64 = u64::MAX;
 
 impl Device {
-    pub(crate) fn new(id: DeviceId, total: u64) -> Self {
+    pub(crate) fn new(id: DeviceId, total: u64, maps: bool) -> Self {
         Device {
             id,
             total,
@@ -109,6 +112,7 @@ impl Device {
             tickers: Tickers::new(id),
             totals: Totals::new(),
             counters: DeviceCounters::default(),
+            pages: maps.then(Mutex::default),
         }
     }
 

@@ -22,6 +22,10 @@ pub enum Action {
     SegmentAlloc,
     /// A segment was given back to the driver.
     SegmentFree,
+    /// Pages came to an arena: the address and size of where.
+    SegmentMap,
+    /// Pages left an arena.
+    SegmentUnmap,
     /// A request ended in out of memory.
     Oom,
     /// A snapshot was taken.
@@ -37,6 +41,8 @@ impl Action {
             Action::FreeCompleted => "free_completed",
             Action::SegmentAlloc => "segment_alloc",
             Action::SegmentFree => "segment_free",
+            Action::SegmentMap => "segment_map",
+            Action::SegmentUnmap => "segment_unmap",
             Action::Oom => "oom",
             Action::Snapshot => "snapshot",
         }

@@ -39,6 +39,7 @@ mod error;
 mod heap;
 mod history;
 mod meter;
+mod pages;
 mod policy;
 mod pool;
 mod registry;

@@ -1,9 +1,11 @@
 //! Policy: how requests round, how blocks are cut, and how large segments are. The one place for
 //! these decisions; computed once from the configuration.
 
-use crate::config::{Config, CrossStream};
+use crate::config::{Backing, Config, CrossStream, Reserve};
 use crate::heap::{Fit, SplitRule};
-use crate::units::{GRANULE, GRANULE_SHIFT, Kind, MIB, SMALL_LIMIT, round_to_division, round_up};
+use crate::units::{
+    GRANULE, GRANULE_SHIFT, Kind, MIB, PAGE, SMALL_LIMIT, round_to_division, round_up,
+};
 
 /// The least remainder of a large block that is worth a block of its own. Small enough that
 /// rounding wastes nothing, since blocks pack at a granule anyway.
@@ -19,6 +21,12 @@ const GRANULARITY_MAX: [u64; 2] = [32 * MIB, 128 * MIB];
 
 /// How much may be reserved above the peak of live bytes in segments, as a part of it.
 const SEGMENT_SLACK: f64 = 0.1;
+
+/// Addresses of a heap's first arena.
+const ARENA_MIN: u64 = 1 << 30;
+
+/// The largest handle, in pages.
+const HANDLE_MAX: u32 = 16;
 
 /// The part of the time since the allocator was made that trading segments in may take, and what
 /// it may take beyond that: a workload that gains nothing from it is not slowed for long.
@@ -58,7 +66,12 @@ impl Policy {
             small_segment: config.small_segment_size,
             granularity: config.segment_granularity,
             min_large_segment: config.min_large_segment.unwrap_or(0),
-            slack: config.slack.unwrap_or(SEGMENT_SLACK),
+            slack: config.slack.unwrap_or(match (config.backing, config.reserve) {
+                (Backing::Malloc, _) => SEGMENT_SLACK,
+                (Backing::Vmm, Reserve::Lean) => 0.005,
+                (Backing::Vmm, Reserve::Balanced) => 0.04,
+                (Backing::Vmm, Reserve::Fast) => f64::INFINITY,
+            }),
             cross_stream: config.cross_stream,
             garbage_collection_threshold: config.garbage_collection_threshold,
             max_split_size: config.max_split_size,
@@ -118,6 +131,26 @@ impl Policy {
             }
             _ => wanted.max(least),
         }
+    }
+
+    /// Bytes of addresses for the next arena of a heap that has `held` bytes of them, for a window
+    /// of `needed` bytes: more each time, so that there are few.
+    pub(crate) fn arena(&self, total: u64, held: u64, needed: u64) -> u64 {
+        let grown = (2 * held).clamp(ARENA_MIN, (2 * total).max(ARENA_MIN));
+        // The last page stays without memory.
+        round_up(grown.max(2 * needed) + PAGE, PAGE)
+    }
+
+    /// The handles of which new memory is made, in pages.
+    pub(crate) fn handles(&self, pages: u32) -> Vec<u32> {
+        let mut left = pages;
+        let mut all = Vec::new();
+        while left > 0 {
+            let one = left.min(HANDLE_MAX);
+            all.push(one);
+            left -= one;
+        }
+        all
     }
 
     /// Bytes that may be reserved before idle segments are traded in, where `peak` is the peak of

@@ -6,6 +6,16 @@ pub const GRANULE: u64 = 512;
 /// log2 of [`GRANULE`].
 pub(crate) const GRANULE_SHIFT: u32 = 9;
 
+/// log2 of the bytes in a page: what is remapped consists of whole pages. CUDA's granularity on
+/// every device that can map memory; a device with larger pages is served in segments.
+pub(crate) const PAGE_SHIFT: u32 = 21;
+
+/// Bytes in a page.
+pub(crate) const PAGE: u64 = 1 << PAGE_SHIFT;
+
+/// Granules in a page.
+pub(crate) const GRANULES_PER_PAGE: u32 = 1 << (PAGE_SHIFT - GRANULE_SHIFT);
+
 /// Requests that round to at most this many bytes are small and live in segments of their own.
 pub const SMALL_LIMIT: u64 = 1 << 20;
 

@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 
 use super::Allocator;
+use crate::block::State;
 use crate::driver::Driver;
+use crate::pages::{PageStore, Slot};
 use crate::stats::Metric;
 use crate::table::Place;
+use crate::units::PAGE_SHIFT;
 
 impl<D: Driver> Allocator<D> {
     /// Checks that everything the allocator knows agrees: blocks tile their segments, free
@@ -28,8 +31,9 @@ impl<D: Driver> Allocator<D> {
                     return Err(format!("heap {} is counted for {pool} but is not its", heap.id));
                 }
                 let mut wrong = None;
-                core.for_each_segment(|segment, _| {
-                    reserved += segment.bytes();
+                core.for_each_segment(|segment, blocks| {
+                    let there = blocks.filter(|(_, block)| block.state() != State::Hole);
+                    reserved += there.map(|(_, block)| block.bytes()).sum::<u64>();
                     let known = segments.remove(&segment.base);
                     if !known.is_some_and(|(end, place)| {
                         end == segment.base + segment.bytes() && place.heap == heap.id
@@ -41,8 +45,18 @@ impl<D: Driver> Allocator<D> {
                     return Err(format!("the address table is wrong about {base:#x}"));
                 }
             }
+            let stranded = match &device.pages {
+                None => 0,
+                Some(store) => {
+                    let store = store.lock();
+                    store.check().map_err(|what| format!("{}: {what}", device.id))?;
+                    self.check_homes(&store)?;
+                    store.stranded_bytes()
+                }
+            };
+            reserved += stranded;
             let stats = device.totals.stats(None);
-            let counted = stats.all(Metric::ReservedBytes).current;
+            let counted = stats.all(Metric::ReservedBytes).current + stranded;
             if reserved != device.reserved() || reserved != counted {
                 return Err(format!(
                     "{}: {reserved} bytes in segments, {} reserved, {counted} counted",
@@ -61,5 +75,19 @@ impl<D: Driver> Allocator<D> {
             Some(base) => Err(format!("the segment at {base:#x} is in no heap")),
             None => Ok(()),
         }
+    }
+
+    /// Checks that a page of an arena is a hole's exactly if no page is at home there.
+    fn check_homes(&self, store: &PageStore) -> Result<(), String> {
+        for (at, arena) in store.arenas() {
+            let core = arena.heap.lock();
+            for page in 0..(arena.bytes() >> PAGE_SHIFT) as u32 {
+                let hole = core.hole_around(arena.at, page).is_some();
+                if hole == matches!(store.slot(at, page), Slot::Home(_)) {
+                    return Err(format!("{:#x} is a hole and a home", arena.address(page)));
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -93,7 +93,11 @@ impl<D: Driver> Allocator<D> {
         self.borrow_block(quest)
     }
 
-    fn wait_on_gpu(&self, quest: &Quest<'_>, lender: &Ticker) -> Result<(), DriverError> {
+    pub(super) fn wait_on_gpu(
+        &self,
+        quest: &Quest<'_>,
+        lender: &Ticker,
+    ) -> Result<(), DriverError> {
         let _awake = quest.device.outside_captures().ok_or_else(|| DriverError {
             call: DriverCall::StreamWaitEvent,
             kind: DriverErrorKind::NotPermitted,
@@ -105,7 +109,7 @@ impl<D: Driver> Allocator<D> {
 
     /// The heaps whose free memory this request may use: those of its pool, unless graphs replay
     /// over it, and with `released` also those of pools that nobody holds any more.
-    fn lenders(&self, quest: &Quest<'_>, released: bool) -> Vec<(PoolId, Arc<Heap>)> {
+    pub(super) fn lenders(&self, quest: &Quest<'_>, released: bool) -> Vec<(PoolId, Arc<Heap>)> {
         let Quest { device, pool, ref heap, .. } = *quest;
         let own = !pool.is_kept_for_replay();
         let heaps = device.totals.heaps().into_iter().filter(|(id, other)| {
@@ -180,7 +184,7 @@ impl<D: Driver> Allocator<D> {
         if let Some(key) = lender.key
             && key.pool != pool.id
         {
-            device.totals.left_pool(key.pool, fit.kind, bytes);
+            device.totals.left_pool(key.pool, fit.kind, 1, bytes);
         }
         lender.came_to_rest();
         Ok(handed.address)

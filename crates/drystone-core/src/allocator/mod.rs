@@ -8,6 +8,7 @@ mod lend;
 mod limits;
 mod pools;
 mod release;
+mod remap;
 mod report;
 mod slow;
 
@@ -15,9 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::callbacks::Callbacks;
-use crate::config::{Config, ConfigError};
+use crate::config::{Backing, Config, ConfigError};
 use crate::device::Device;
-use crate::driver::{DeviceId, Driver, DriverError, StreamId};
+use crate::driver::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use crate::error::{AllocError, InvalidDevice, PointerError};
 use crate::heap::{Fit, Given, Handed, Heap, HeapCore, HeapKey, Located, Locked};
 use crate::history::{Action, History, HistoryEvent};
@@ -26,7 +27,7 @@ use crate::policy::Policy;
 use crate::pool::{Held, Pool};
 use crate::registry::Registry;
 use crate::table::AddressTable;
-use crate::units::{GRANULE, MAX_ALIGN, MAX_REQUEST};
+use crate::units::{GRANULE, MAX_ALIGN, MAX_REQUEST, PAGE};
 
 pub use report::{BlockInfo, BlockState, SegmentInfo};
 
@@ -88,7 +89,8 @@ impl<D: Driver> Allocator<D> {
         let devices = (0..driver.device_count())
             .map(|id| {
                 let id = DeviceId(id);
-                let device = Device::new(id, driver.device_memory(id)?.total);
+                let maps = config.backing == Backing::Vmm && maps(&driver, id)?;
+                let device = Device::new(id, driver.device_memory(id)?.total, maps);
                 device.set_limit(limits::configured(&config, device.total));
                 Ok(device)
             })
@@ -359,6 +361,15 @@ impl<D: Driver> Allocator<D> {
             address,
             size,
         });
+    }
+}
+
+/// Whether a device can map memory in pages of the size that is remapped here.
+fn maps(driver: &impl Driver, device: DeviceId) -> Result<bool, DriverError> {
+    match driver.page_bytes(device) {
+        Ok(bytes) => Ok(bytes <= PAGE && PAGE.is_multiple_of(bytes)),
+        Err(error) if error.kind == DriverErrorKind::NotSupported => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

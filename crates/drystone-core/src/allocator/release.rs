@@ -58,13 +58,15 @@ impl<D: Driver> Allocator<D> {
         device: &Device,
         pool: Option<PoolId>,
     ) -> Result<u64, DriverError> {
-        let candidates = self.candidates(device, |id| match pool {
+        let wanted = |id| match pool {
             Some(pool) => id == pool,
             None => self.may_release(device, id),
-        });
-        let released = self.release(device, candidates)?;
+        };
+        let segments = self.release(device, self.candidates(device, wanted))?;
+        self.unseal(device)?;
+        let pages = self.release_pages(device, wanted, u64::MAX)?;
         self.retire_released_pools(device);
-        Ok(released)
+        Ok(segments + pages)
     }
 
     /// Whether memory cached by a pool may be taken from it: it is the default pool's, or nobody
@@ -216,7 +218,7 @@ impl<D: Driver> Allocator<D> {
     /// A failure is not the request's: it is logged.
     pub(super) fn trade_in(&self, quest: &Quest<'_>) {
         let Quest { device, pool, fit, .. } = *quest;
-        if fit.kind == Kind::Small || pool.is_kept_for_replay() {
+        if device.pages.is_some() || fit.kind == Kind::Small || pool.is_kept_for_replay() {
             return;
         }
         let live = device.totals.stats(None).all(Metric::ActiveBytes);
@@ -340,7 +342,8 @@ impl<D: Driver> Allocator<D> {
         // What fails does not keep the rest from going back.
         let capturing = device.is_capturing();
         let waited = if capturing { Ok(false) } else { self.wait_for_pending(device) };
-        let released = self.release(device, self.candidates(device, |_| true));
+        let segments = self.release(device, self.candidates(device, |_| true));
+        let released = segments.and(self.release_pages(device, |_| true, u64::MAX));
         let live = device.totals.stats(None).all(Metric::ActiveBytes).current;
         if live > 0 {
             tracing::warn!(live, device = device.id.0, "live blocks stay with the device");

@@ -1,7 +1,7 @@
 //! Reports: statistics, snapshots of segments and blocks, the event history, one block's range.
 
 use super::Allocator;
-use crate::block::State;
+use crate::block::{Block, State};
 use crate::device::Device;
 use crate::driver::{DeviceId, Driver, StreamId};
 use crate::error::{InvalidDevice, PointerError, PoolError};
@@ -46,7 +46,7 @@ pub struct BlockInfo {
     pub state: BlockState,
 }
 
-/// A segment as it was when a snapshot was taken.
+/// A segment, or consecutive pages of an arena, as it was when a snapshot was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentInfo {
     /// Its device.
@@ -152,23 +152,27 @@ impl<D: Driver> Allocator<D> {
             let mut core = heap.lock();
             let Some(HeapKey { device, pool, stream }) = core.key else { continue };
             core.for_each_segment(|segment, blocks| {
-                let blocks = blocks.map(|(address, block)| {
-                    let (state, requested) = match block.state() {
-                        State::Used => (BlockState::ActiveAllocated, block.requested()),
-                        State::Pending => (BlockState::ActivePendingFree, block.requested()),
-                        State::Free | State::Parked | State::Vacant => (BlockState::Inactive, 0),
+                let mut run: Option<SegmentInfo> = None;
+                for (address, block) in blocks {
+                    let Some((state, requested)) = shown(block) else {
+                        // Between holes, an arena's memory is as good as segments.
+                        segments.extend(run.take());
+                        continue;
                     };
-                    BlockInfo { address, size: block.bytes(), requested, state }
-                });
-                segments.push(SegmentInfo {
-                    device,
-                    pool,
-                    stream,
-                    kind: segment.kind,
-                    address: segment.base,
-                    size: segment.bytes(),
-                    blocks: blocks.collect(),
-                });
+                    let size = block.bytes();
+                    let run = run.get_or_insert_with(|| SegmentInfo {
+                        device,
+                        pool,
+                        stream,
+                        kind: segment.kind,
+                        address,
+                        size: 0,
+                        blocks: Vec::new(),
+                    });
+                    run.size += size;
+                    run.blocks.push(BlockInfo { address, size, requested, state });
+                }
+                segments.extend(run);
             });
         }
         segments
@@ -196,5 +200,15 @@ impl<D: Driver> Allocator<D> {
     /// The events kept, oldest first.
     pub fn history(&self) -> Vec<HistoryEvent> {
         self.history.events()
+    }
+}
+
+/// What a block's bytes are doing, and what its owner asked for; none where there is no memory.
+fn shown(block: &Block) -> Option<(BlockState, u64)> {
+    match block.state() {
+        State::Used => Some((BlockState::ActiveAllocated, block.requested())),
+        State::Pending => Some((BlockState::ActivePendingFree, block.requested())),
+        State::Free | State::Parked => Some((BlockState::Inactive, 0)),
+        State::Hole | State::Vacant => None,
     }
 }

@@ -111,6 +111,12 @@ impl<D: Driver> Allocator<D> {
             }
             self.trade_in(quest);
         }
+        if device.pages.is_some() {
+            return match self.seek_pages(quest, self.sources(quest)) {
+                Err(NoSegment::Full) if !capturing => self.seek_pages_under_pressure(quest),
+                other => other,
+            };
+        }
         match self.grow(quest) {
             Err(NoSegment::Full) if !capturing => self.seek_under_pressure(quest),
             other => other,
@@ -157,7 +163,7 @@ impl<D: Driver> Allocator<D> {
     }
 
     /// A free block of the heap itself.
-    fn take_cached(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
+    pub(super) fn take_cached(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
         let Quest { device, ref heap, term, fit, .. } = *quest;
         let mut core = heap.lock();
         if !core.is_term(term) {

@@ -75,8 +75,10 @@ impl HeapCore {
         };
         let values = &mut sums.values[segment.kind as usize];
         values[Metric::Segment as usize] += 1;
-        values[Metric::ReservedBytes as usize] += segment.bytes();
-        let (mut before, mut end) = (NONE, 0);
+        if !segment.is_arena() {
+            values[Metric::ReservedBytes as usize] += segment.bytes();
+        }
+        let (mut before, mut end, mut holes) = (NONE, 0, 0);
         for index in self.blocks_of(segment) {
             let block = &self.blocks[index];
             sums.blocks += 1;
@@ -87,7 +89,11 @@ impl HeapCore {
                 return here("is empty", index);
             }
             let whole = block.prev == NONE && block.next == NONE;
-            match block.state() {
+            let state = block.state();
+            if segment.is_arena() && state != State::Hole {
+                values[Metric::ReservedBytes as usize] += block.bytes();
+            }
+            match state {
                 State::Free => {
                     sums.free[segment.kind as usize] += 1;
                     if before != NONE && self.blocks[before].state() == State::Free {
@@ -115,9 +121,19 @@ impl HeapCore {
                         return here("is smaller than what was asked for", index);
                     }
                 }
+                State::Hole => {
+                    let joined = before != NONE && self.blocks[before].state() == State::Hole;
+                    if joined || !self.is_known_hole(segment, index) {
+                        return here("is a hole that is not as it should be", index);
+                    }
+                    holes += 1;
+                }
                 State::Parked | State::Vacant => return here("is in no known state", index),
             }
             (before, end) = (index, block.end());
+        }
+        if segment.holes.as_ref().map_or(0, |known| known.len()) != holes {
+            return here("ends an arena whose holes are not those that are known", before);
         }
         if end != segment.units {
             return here("is the last but does not end the segment", before);

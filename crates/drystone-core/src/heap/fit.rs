@@ -109,7 +109,7 @@ impl HeapCore {
 
     /// Cuts a free block that is in no bin after `units`; gives the part behind, in no bin.
     #[inline]
-    fn split(&mut self, index: BlockIndex, units: u32) -> BlockIndex {
+    pub(super) fn split(&mut self, index: BlockIndex, units: u32) -> BlockIndex {
         let Block { offset, units: whole, next, .. } = self.blocks[index];
         let segment = self.blocks[index].segment();
         let mut tail = Block::new_free(segment, offset + units, whole - units);

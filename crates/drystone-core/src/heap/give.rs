@@ -114,9 +114,9 @@ impl HeapCore {
         }
     }
 
-    /// Makes a used, pending or parked block a free one, merged with its free neighbours.
+    /// Makes a block that is in no bin a free one, merged with its free neighbours: the whole.
     #[inline]
-    pub(super) fn make_free(&mut self, index: BlockIndex, kind: Kind) {
+    pub(super) fn make_free(&mut self, index: BlockIndex, kind: Kind) -> BlockIndex {
         let mut index = index;
         self.blocks[index].set_free();
         let (prev, next) = (self.blocks[index].prev, self.blocks[index].next);
@@ -131,11 +131,12 @@ impl HeapCore {
             index = prev;
         }
         self.file(index, kind);
+        index
     }
 
-    /// Lets a free block grow over the free block behind it; both are in no bin.
+    /// Lets a block grow over the one behind it, which is in the same state; both are in no bin.
     #[inline]
-    fn absorb(&mut self, index: BlockIndex, behind: BlockIndex) {
+    pub(super) fn absorb(&mut self, index: BlockIndex, behind: BlockIndex) {
         let gone = self.blocks[behind];
         let before = self.blocks[index].offset;
         self.segment_mut(gone.segment()).ended(before, &gone);

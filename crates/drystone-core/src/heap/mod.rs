@@ -6,6 +6,7 @@
 mod check;
 mod fit;
 mod give;
+mod holes;
 mod park;
 mod pending;
 mod segments;
@@ -16,6 +17,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 
 pub(crate) use fit::{Fit, SplitRule};
 pub(crate) use give::{Given, Located};
+pub(crate) use holes::{FreeRun, Pages};
 pub(crate) use segments::{IdleSegment, Segment};
 
 use crate::bins::Bins;

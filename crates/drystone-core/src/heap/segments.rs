@@ -1,9 +1,10 @@
 //! The segments of a heap: taking them in, and letting idle ones go.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Heap, HeapCore, Term};
-use crate::block::{Block, BlockIndex, NONE, State};
+use crate::block::{Block, BlockIndex, Blocks, NONE, State};
 use crate::ticket::{Stamp, Ticker};
 use crate::units::{GRANULE_SHIFT, Kind};
 
@@ -11,7 +12,7 @@ use crate::units::{GRANULE_SHIFT, Kind};
 /// for large ones, of which only a remainder and an aligned block can be smaller.
 const CHUNK_SHIFT: [u32; 2] = [3, 9];
 
-/// Memory from one driver allocation, cut into blocks.
+/// A range of addresses, cut into blocks: memory from one driver allocation, or an arena.
 #[derive(Debug)]
 pub(crate) struct Segment {
     /// The driver's address.
@@ -27,6 +28,8 @@ pub(crate) struct Segment {
     starts: Box<[BlockIndex]>,
     /// log2 of the granules in a chunk.
     chunk_shift: u32,
+    /// Of an arena: the holes by their offset in granules. None for memory that is all there.
+    pub(super) holes: Option<BTreeMap<u32, BlockIndex>>,
     /// The heap's tick when the segment last became one free block.
     pub(super) idle_since: u64,
     /// The stamp of the heap's stream at that time: when it has passed, no stream uses the bytes.
@@ -41,7 +44,18 @@ impl Segment {
         let chunk_shift = CHUNK_SHIFT[kind as usize];
         let starts = vec![NONE; (units >> chunk_shift) as usize + 1].into();
         let first = NONE;
-        Segment { base, units, kind, first, starts, chunk_shift, idle_since: 0, idle_stamp: 0 }
+        let (holes, idle_since, idle_stamp) = (None, 0, 0);
+        Segment { base, units, kind, first, starts, chunk_shift, holes, idle_since, idle_stamp }
+    }
+
+    /// An arena that no heap holds yet: nothing but a hole.
+    pub(crate) fn arena(base: u64, bytes: u64, kind: Kind) -> Self {
+        Segment { holes: Some(BTreeMap::new()), ..Segment::new(base, bytes, kind) }
+    }
+
+    /// Whether it is an arena, whose memory comes and goes by pages.
+    pub(crate) fn is_arena(&self) -> bool {
+        self.holes.is_some()
     }
 
     #[inline]
@@ -53,6 +67,24 @@ impl Segment {
     #[inline]
     pub(super) fn first_near(&self, granule: u32) -> BlockIndex {
         self.starts[self.chunk_of(granule)]
+    }
+
+    /// The last block that starts at or before a granule: of all that start in the chunk around it
+    /// or the nearest one before, found by the first of them.
+    pub(super) fn before(&self, granule: u32, blocks: &Blocks) -> BlockIndex {
+        let chunks = self.starts[..=self.chunk_of(granule)].iter().rev().copied();
+        let mut near = chunks.filter(|&index| index != NONE);
+        let mut found = near.find(|&index| blocks[index].offset <= granule).unwrap_or(NONE);
+        while found != NONE && blocks[found].end() <= granule {
+            found = blocks[found].next;
+        }
+        found
+    }
+
+    /// The one block of an empty range.
+    pub(super) fn started_whole(&mut self, index: BlockIndex) {
+        self.first = index;
+        self.starts[0] = index;
     }
 
     /// A block starts at `offset` from now on, the one before it at `before`.
@@ -146,8 +178,7 @@ impl HeapCore {
             self.segments.len() as u32 - 1
         });
         let index = self.blocks.insert(Block::new_free(at, 0, segment.units));
-        segment.first = index;
-        segment.starts[0] = index;
+        segment.started_whole(index);
         let kind = segment.kind;
         self.segments[at as usize] = Some(segment);
         self.file(index, kind);
@@ -159,6 +190,7 @@ impl HeapCore {
         let segment = self.segments.get(at as usize)?.as_ref()?;
         let (index, kind) = (segment.first, segment.kind);
         let block = &self.blocks[index];
+        // An arena never becomes one free block: its last page stays a hole.
         if segment.base != base || block.state() != State::Free || block.next != NONE {
             return None;
         }

@@ -176,6 +176,22 @@ impl Counters {
         self.reserved.down(bytes);
     }
 
+    /// Pages came to an arena, from the driver or from another one.
+    pub(crate) fn pages_in(&self, bytes: u64) {
+        self.reserved.up(bytes);
+    }
+
+    /// Pages left an arena, to the driver or to another one: as if they had never come.
+    pub(crate) fn pages_out(&self, bytes: u64) {
+        self.reserved.added.sub(bytes);
+    }
+
+    /// The driver has taken pages back that left an arena before.
+    pub(crate) fn pages_freed(&self, bytes: u64) {
+        self.reserved.up(bytes);
+        self.reserved.down(bytes);
+    }
+
     /// Every metric now.
     pub(crate) fn current(&self) -> Values {
         let [blocks, bytes, requested, split_blocks, split_bytes] =

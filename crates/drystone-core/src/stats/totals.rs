@@ -137,12 +137,12 @@ impl Totals {
         self.lease.store(NOBODY, Relaxed);
     }
 
-    /// Counts a segment that went from a pool to another one as taken off the first. The device
-    /// still has it.
-    pub(crate) fn left_pool(&self, pool: PoolId, kind: Kind, bytes: u64) {
+    /// Counts segments and bytes that went from a pool to another one as taken off the first. The
+    /// device still has them.
+    pub(crate) fn left_pool(&self, pool: PoolId, kind: Kind, segments: u64, bytes: u64) {
         if let Some(scope) = self.scopes.lock().pools.get_mut(&pool) {
             for level in [kind as usize, 2] {
-                scope.retired[level][Metric::Segment as usize] += 1;
+                scope.retired[level][Metric::Segment as usize] += segments;
                 scope.retired[level][Metric::ReservedBytes as usize] += bytes;
             }
         }

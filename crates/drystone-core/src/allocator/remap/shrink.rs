@@ -1,0 +1,232 @@
+//! Taking away what is not needed: ghosts from the oldest, handles without a live byte, arenas
+//! without memory.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::carry::InHand;
+use super::gather::free_handles;
+use crate::allocator::Allocator;
+use crate::device::Device;
+use crate::driver::{Driver, DriverError};
+use crate::heap::Heap;
+use crate::pages::{HandleAt, MappingAt, PageStore, Piece};
+use crate::pool::PoolId;
+
+/// Ghosts that may stay besides one for each mapping in use.
+const GHOSTS: usize = 64;
+/// Ghosts that a slow path takes away at most.
+const TRIM: usize = 4;
+
+impl<D: Driver> Allocator<D> {
+    /// Takes a few of the oldest ghosts away once there are too many, if their streams are known
+    /// to have passed their last use.
+    pub(super) fn trim(&self, store: &mut PageStore, device: &Device) {
+        let allowed = GHOSTS + (store.mapping_count() - store.ghost_count()) * 2;
+        let excess = store.ghost_count().saturating_sub(allowed);
+        if excess == 0 {
+            return;
+        }
+        let Some(_awake) = device.outside_captures() else { return };
+        let oldest: Vec<_> = store.ghosts().take(excess.min(TRIM)).collect();
+        for at in oldest {
+            let mapping = store.mapping(at);
+            let stamp = mapping.stamp;
+            let ticker = store.arena(mapping.arena).heap.lock().ticker().map(Arc::clone);
+            let Some(ticker) = ticker else { continue };
+            let events = &device.tickers.events;
+            let asked = ticker
+                .request(&self.driver, events, stamp)
+                .and_then(|()| ticker.poll(&self.driver, events));
+            if asked.is_err() || !ticker.has_passed(stamp) {
+                return;
+            }
+            if let Err(error) = self.unmap(store, device, at) {
+                tracing::warn!(%error, "a mapping nobody uses stays");
+                return;
+            }
+        }
+    }
+
+    /// Gives handles back in which no byte is live, of the heaps of the pools that `wanted` names:
+    /// up to the first that make `most` bytes. Waits on the host for the streams that used them.
+    /// Arenas without memory go too. Bytes given back.
+    pub(in crate::allocator) fn release_pages(
+        &self,
+        device: &Device,
+        wanted: impl Fn(PoolId) -> bool,
+        most: u64,
+    ) -> Result<u64, DriverError> {
+        let (Some(store), Some(_awake)) = (&device.pages, device.outside_captures()) else {
+            return Ok(0);
+        };
+        let mut store = store.lock();
+        let heaps = device.totals.heaps().into_iter().filter(|(id, heap)| {
+            wanted(*id) && {
+                let core = heap.lock();
+                core.serves(device.id, *id) && !core.is_sealed()
+            }
+        });
+        let heaps: Vec<_> = heaps.map(|(_, heap)| heap).collect();
+        for handle in store.take_stranded() {
+            self.give_handle_back(&mut store, device, handle);
+        }
+        let (mut result, mut released) = (Ok(()), 0);
+        for handle in free_handles(&store, &heaps) {
+            if released >= most || result.is_err() {
+                break;
+            }
+            let bytes = store.handle(handle).bytes();
+            result = self.evict(&mut store, device, handle).map(|gone| {
+                released += if gone { bytes } else { 0 };
+            });
+        }
+        let bare = self.drop_bare_arenas(&mut store, device, &heaps);
+        result.and(bare).map(|()| released)
+    }
+
+    /// Gives one handle back. False if it came to be in use.
+    fn evict(
+        &self,
+        store: &mut PageStore,
+        device: &Device,
+        handle: HandleAt,
+    ) -> Result<bool, DriverError> {
+        let count = store.handle(handle).pages();
+        let mut hand = InHand::default();
+        let whole = Piece { handle, first: 0, count };
+        if !self.take_in_hand(store, device, whole, &mut hand) {
+            self.send_home(store, hand.taken);
+            return Ok(false);
+        }
+        let mappings = store.handle(handle).mappings().to_vec();
+        for at in mappings {
+            if let Err(error) = self.wait_for_ghost(store, device, at) {
+                self.send_home(store, hand.taken);
+                return Err(error);
+            }
+        }
+        let ghosts = store.handle(handle).mappings().to_vec();
+        let homes = |at: &MappingAt| hand.taken.iter().any(|taken| taken.home == *at);
+        let (homes, ghosts): (Vec<_>, Vec<_>) = ghosts.into_iter().partition(homes);
+        for at in ghosts {
+            if let Err(error) = self.unmap(store, device, at) {
+                self.send_home(store, hand.taken);
+                return Err(error);
+            }
+        }
+        let mut first = true;
+        for at in homes {
+            match self.unmap(store, device, at) {
+                Ok(()) => first = false,
+                // Nothing has changed yet.
+                Err(error) if first => {
+                    self.send_home(store, hand.taken);
+                    return Err(error);
+                }
+                Err(error) => {
+                    leave(&hand);
+                    store.strand(handle);
+                    return Err(error);
+                }
+            }
+        }
+        leave(&hand);
+        self.release_handle(store, device, handle).inspect_err(|_| store.strand(handle))?;
+        Ok(true)
+    }
+
+    /// Waits until a ghost's stream has passed its last use.
+    fn wait_for_ghost(
+        &self,
+        store: &PageStore,
+        device: &Device,
+        at: MappingAt,
+    ) -> Result<(), DriverError> {
+        let mapping = store.mapping(at);
+        let ticker = store.arena(mapping.arena).heap.lock().ticker().cloned();
+        match ticker {
+            Some(ticker) if !ticker.has_passed(mapping.stamp) => {
+                device.counters.sync_all_streams.fetch_add(1, Ordering::Relaxed);
+                ticker.wait(&self.driver, &device.tickers.events, mapping.stamp)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the addresses of arenas back that have no memory and in which nothing is mapped.
+    fn drop_bare_arenas(
+        &self,
+        store: &mut PageStore,
+        device: &Device,
+        heaps: &[Arc<Heap>],
+    ) -> Result<(), DriverError> {
+        let mut result = Ok(());
+        let bare: Vec<_> = store
+            .arenas()
+            .filter(|(at, arena)| {
+                heaps.iter().any(|heap| heap.id == arena.heap.id) && store.is_bare(*at)
+            })
+            .map(|(at, arena)| (at, arena.base, arena.bytes()))
+            .collect();
+        for (at, base, bytes) in bare {
+            let arena = store.arena(at);
+            let heap = Arc::clone(&arena.heap);
+            let (segment, kind) = (arena.at, arena.kind);
+            let mut core = heap.lock();
+            let gone = core.remove_arena(segment);
+            debug_assert!(gone, "nothing is at home where nothing is mapped");
+            self.table.remove(base, bytes);
+            heap.counters.of(kind).segment_out(0);
+            heap.counters.of(kind).segment_freed(0);
+            drop(core);
+            store.remove_arena(at);
+            store.strand_range(base, bytes);
+        }
+        for (base, bytes) in store.take_stranded_ranges() {
+            if let Err(error) = self.driver.address_free(device.id, base, bytes) {
+                store.strand_range(base, bytes);
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    /// Gives a handle back whose pages are all in hand; keeps it for later if the driver refuses.
+    pub(super) fn give_handle_back(
+        &self,
+        store: &mut PageStore,
+        device: &Device,
+        handle: HandleAt,
+    ) {
+        if let Err(error) = self.release_handle(store, device, handle) {
+            tracing::warn!(%error, "memory could not be given back");
+            store.strand(handle);
+        }
+    }
+
+    fn release_handle(
+        &self,
+        store: &mut PageStore,
+        device: &Device,
+        handle: HandleAt,
+    ) -> Result<(), DriverError> {
+        for at in store.handle(handle).mappings().to_vec() {
+            self.unmap(store, device, at)?;
+        }
+        let held = store.handle(handle);
+        let bytes = held.bytes();
+        self.driver.handle_release(device.id, held.id)?;
+        store.remove_handle(handle);
+        device.unreserve(bytes);
+        device.counters.device_free.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Counts pages in hand as given back by their heaps.
+fn leave(hand: &InHand) {
+    for taken in &hand.taken {
+        taken.heap.counters.of(taken.kind).pages_freed(taken.bytes());
+    }
+}
