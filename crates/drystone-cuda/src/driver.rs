@@ -312,8 +312,8 @@ impl Driver for CudaDriver {
             .map_err(|error| error.during(DriverCall::HandleRelease))
     }
 
-    /// The file descriptor is new with every call, the caller's to pass on and to close, and
-    /// keeps the memory for as long as it is open.
+    /// The file descriptor is new with every call, and the caller's to pass on and to close: while
+    /// it is open it may keep the memory from being free.
     fn handle_export(&self, device: DeviceId, handle: HandleId) -> Result<ShareId, DriverError> {
         self.state(device)
             .and_then(|state| state.handle_export(handle))
