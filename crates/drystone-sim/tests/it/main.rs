@@ -8,6 +8,7 @@ mod contract;
 mod faults;
 mod misuse;
 mod order;
+mod space;
 mod stamps;
 mod streams;
 mod timing;
