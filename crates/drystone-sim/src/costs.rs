@@ -289,6 +289,30 @@ mod tests {
         }
     }
 
+    /// (MiB, create, set_access, unmap, release) in microseconds.
+    #[test]
+    fn handles_cost_what_was_measured() {
+        let busy =
+            [(2, 9, 35, 36, 10), (8, 9, 35, 42, 13), (32, 9, 35, 57, 26), (128, 11, 35, 67, 44)];
+        let idle = [
+            (8, 9, 22, 15, 11),
+            (32, 8, 22, 15, 20),
+            (256, 11, 33, 19, 81),
+            (1024, 19, 63, 35, 314),
+        ];
+        for (costs, rows) in [(Costs::busy(), busy), (Costs::idle(), idle)] {
+            for (mib, create, access, unmap, release) in rows {
+                let us = |cost: &SizeCost| (cost.at(mib * MIB) as f64 / 1000.0).round() as u64;
+                assert_eq!(us(&costs.handle_create), create, "create of {mib} MiB");
+                assert_eq!(us(&costs.set_access), access, "set_access of {mib} MiB");
+                assert_eq!(us(&costs.unmap), unmap, "unmap of {mib} MiB");
+                assert_eq!(us(&costs.handle_release), release, "release of {mib} MiB");
+            }
+        }
+        let large = Costs::busy().set_access;
+        assert_eq!((large.at(256 * MIB), large.at(1024 * MIB)), (43_000, 73_000));
+    }
+
     #[test]
     fn lines_between_and_beyond_the_points() {
         let cost = SizeCost::measured(&[(30, 100), (10, 20), (20, 50), (20, 999)]);

@@ -72,7 +72,17 @@ fn the_third_segment_fails_and_only_that() {
     let results: Vec<bool> = (0..5).map(|_| sim.segment_alloc(D0, MIB).is_ok()).collect();
     assert_eq!(results, [true, true, false, true, true]);
     let spent = sim.stats().of(DriverCall::SegmentAlloc).driver_ns;
-    assert_eq!(spent, 4 * 33_000 + 103_000, "an injected failure costs what a true one costs");
+    assert_eq!(spent, 4 * 33_000 + 103_000);
+}
+
+#[test]
+fn an_injected_out_of_memory_costs_what_a_true_one_costs() {
+    let sim = SimDriver::new(SimConfig::default()).unwrap();
+    sim.set_faults(FaultPlan::new().from_nth(None, 1));
+    sim.handle_create(D0, 2 * MIB, HandleKind::Device).unwrap_err();
+    assert_eq!(sim.now_ns(), 36_000);
+    sim.address_reserve(D0, 2 * MIB).unwrap_err();
+    assert_eq!(sim.now_ns(), 36_000, "addresses are looked up at once");
 }
 
 #[test]

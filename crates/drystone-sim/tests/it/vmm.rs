@@ -87,12 +87,13 @@ fn host_handles_take_memory_of_the_host() {
 
 #[test]
 fn addresses_run_out_and_come_back() {
-    let sim = SimDriver::new(config().addresses(2 * 8 * PAGE + 1)).unwrap();
+    let sim = SimDriver::new(config().addresses(2 * (8 * PAGE + 512))).unwrap();
     let [a, b] = [3, 4].map(|pages| sim.address_reserve(D0, pages * PAGE).unwrap());
     assert_eq!(kind(sim.address_reserve(D0, 2 * PAGE)), DriverErrorKind::OutOfMemory);
     // The other device has addresses of its own.
     let other = sim.address_reserve(D1, 8 * PAGE).unwrap();
     assert!(other + 8 * PAGE <= a || a + 3 * PAGE <= other);
+    assert!([a, b, other].iter().all(|address| address.is_multiple_of(PAGE)));
     sim.address_free(D0, a, 3 * PAGE).unwrap();
     assert_eq!(sim.address_reserve(D0, 3 * PAGE), Ok(a));
     assert_eq!(sim.usage(D0).unwrap().addresses, 7 * PAGE);
