@@ -4,8 +4,8 @@ use drystone_core::driver::{
     DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, HandleId, HandleKind, ShareId,
 };
 use drystone_sim::{
-    Access, Costs, LeakedHandle, LeakedMapping, LeakedRange, Misuse, RangeFault, SimConfig,
-    SimDriver, Usage,
+    Access, LeakedHandle, LeakedMapping, LeakedRange, Misuse, RangeFault, SimConfig, SimDriver,
+    Usage,
 };
 
 use crate::{A, D0, D1, MIB, NO_DEVICE, config, sim};
@@ -351,53 +351,4 @@ fn what_is_left_is_listed() {
     assert!(!sim.finish().is_clean());
     sim.address_free(D1, address, 3 * PAGE).unwrap();
     assert!(sim.finish().is_clean());
-}
-
-#[test]
-fn calls_cost_what_was_measured() {
-    let sim = SimDriver::new(SimConfig::default().devices(2).costs(Costs::idle())).unwrap();
-    let mut last = 0;
-    let mut took = |what: &str, us: f64| {
-        let now = sim.now_ns();
-        assert_eq!((now - last) as f64 / 1000.0, us, "{what}");
-        last = now;
-    };
-    sim.page_bytes(D0).unwrap();
-    took("page_bytes", 0.0);
-    let base = sim.address_reserve(D0, 1 << 40).unwrap();
-    took("address_reserve", 1.2);
-    let small = handle(&sim, 1);
-    took("handle_create", 8.6);
-    let large = handle(&sim, 128);
-    took("handle_create", 11.0);
-    let full = sim.handle_create(D0, 1 << 40, HandleKind::Exportable);
-    assert_eq!(kind(full), DriverErrorKind::OutOfMemory);
-    took("handle_create out of memory", 36.0);
-    for (page, handle) in [(0, small), (1, small), (2, large)] {
-        sim.map(D0, base + page * PAGE, handle).unwrap();
-        took("map", 0.75);
-    }
-    sim.set_access(D0, base, 130 * PAGE, &[D0]).unwrap();
-    took("set_access of three handles", 22.0 + 22.0 + 33.0);
-    sim.set_access(D0, base, 2 * PAGE, &[D0, D1]).unwrap();
-    took("set_access of two handles for two devices", 4.0 * 22.0);
-    sim.unmap(D0, base, 130 * PAGE).unwrap();
-    took("unmap of three handles", 15.0 + 15.0 + 19.0);
-    sim.handle_release(D0, small).unwrap();
-    took("handle_release", 9.0);
-    sim.handle_release(D0, large).unwrap();
-    took("handle_release", 81.0);
-    sim.address_free(D0, base, 1 << 40).unwrap();
-    took("address_free", 1.2);
-    let shared = sim.handle_create(D0, PAGE, HandleKind::Exportable).unwrap();
-    took("handle_create", 8.6);
-    let share = sim.handle_export(D0, shared).unwrap();
-    took("handle_export", 3.0);
-    sim.handle_import(D0, share, PAGE).unwrap();
-    took("handle_import", 3.0);
-    sim.handle_release(D0, small).unwrap_err();
-    took("a refused call", 0.0);
-    let stats = sim.stats();
-    assert_eq!(stats.of(DriverCall::Unmap).driver_ns, 49_000);
-    assert_eq!(stats.total().wait_ns, 0);
 }
