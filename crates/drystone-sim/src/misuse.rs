@@ -227,7 +227,7 @@ pub enum Misuse {
         /// How many times it is mapped.
         mappings: u64,
     },
-    /// A handle is exported that was not made for it.
+    /// A handle is exported that was not made for it, or was itself imported.
     #[error("{device}: {handle:?} exported, which is not exportable")]
     NotExportable {
         /// The device.

@@ -20,6 +20,9 @@ pub(crate) struct Handle {
     pub(crate) bytes: u64,
     /// How many times it is mapped now.
     pub(crate) mappings: u64,
+    /// Whether it can be exported: it was made for that, here. CUDA refuses to export what it
+    /// imported.
+    exportable: bool,
 }
 
 /// Memory that was taken by one `handle_create`; `handle_import` gives it further names.
@@ -60,7 +63,7 @@ impl Physical {
         let base = self.next_base;
         self.next_base = base.checked_add(bytes)?;
         self.blocks.insert(base, Block { base, bytes, kind, handles: 0, exported: false });
-        Some(self.name(base, bytes))
+        Some(self.name(base, bytes, kind == HandleKind::Exportable))
     }
 
     pub(crate) fn get(&self, id: HandleId) -> Option<&Handle> {
@@ -93,12 +96,8 @@ impl Physical {
 
     /// The name of a handle's memory for others; none if it was not made for that.
     pub(crate) fn export(&mut self, id: HandleId) -> Option<ShareId> {
-        let base = self.handles.get(&id)?.base;
-        let block = self.blocks.get_mut(&base)?;
-        if block.kind != HandleKind::Exportable {
-            return None;
-        }
-        block.exported = true;
+        let base = self.handles.get(&id).filter(|handle| handle.exportable)?.base;
+        self.blocks.get_mut(&base)?.exported = true;
         Some(ShareId(self.prefix() | (base / PAGE)))
     }
 
@@ -106,14 +105,14 @@ impl Physical {
     pub(crate) fn import(&mut self, share: ShareId, bytes: u64) -> Option<HandleId> {
         let base = (share.0 ^ self.prefix()).checked_mul(PAGE)?;
         let block = self.blocks.get(&base)?;
-        (block.exported && block.bytes == bytes).then(|| self.name(base, bytes))
+        (block.exported && block.bytes == bytes).then(|| self.name(base, bytes, false))
     }
 
     /// Gives a block one more handle.
-    fn name(&mut self, base: u64, bytes: u64) -> HandleId {
+    fn name(&mut self, base: u64, bytes: u64, exportable: bool) -> HandleId {
         self.created += 1;
         let id = HandleId(self.prefix() | self.created);
-        self.handles.insert(id, Handle { base, bytes, mappings: 0 });
+        self.handles.insert(id, Handle { base, bytes, mappings: 0, exportable });
         if let Some(block) = self.blocks.get_mut(&base) {
             block.handles += 1;
         }
@@ -136,6 +135,7 @@ mod tests {
         let share = physical.export(made).unwrap();
         let taken = physical.import(share, PAGE).unwrap();
         assert_ne!(made, taken);
+        assert_eq!(physical.export(taken), None);
         assert_eq!(physical.get(made).unwrap().base, physical.get(taken).unwrap().base);
         assert!(physical.release(made).is_none());
         assert_eq!(physical.release(taken).unwrap().bytes, PAGE);

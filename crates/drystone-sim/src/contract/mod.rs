@@ -25,8 +25,8 @@ pub const NEEDS_FREE: u64 = 256 << 20;
 /// rules between streams are not checked. The driver needs [`NEEDS_FREE`] bytes and no capture
 /// underway. Other processes may use the device, but if they take or give back more than 32 MiB
 /// at the wrong moment the suite takes it for an error. It leaves no segment, event, handle,
-/// mapping or reserved address behind, but two names of exported memory, which on CUDA are open
-/// file descriptors that keep 64 MiB until the process ends. It commits on purpose what a simulated
+/// mapping or reserved address behind, but one name of exported memory, which on CUDA is an open
+/// file descriptor that keeps 64 MiB until the process ends. It commits on purpose what a simulated
 /// device logs as misuse: freeing twice, freeing what is not there or mapped, naming parts of
 /// mappings, handles that are gone and devices that do not exist.
 pub fn check<D: Driver + ?Sized>(
