@@ -117,6 +117,21 @@ impl Bins {
         self.list(blocks, bin).map(|index| blocks[index as usize].units).max().unwrap_or(0)
     }
 
+    /// The free blocks of at least `units` granules, from the smallest.
+    #[inline]
+    pub(crate) fn from_smallest<'a>(
+        &'a self,
+        blocks: &'a [Block],
+        units: u32,
+    ) -> impl Iterator<Item = BlockIndex> + 'a {
+        let next = |bin: usize| self.filled.first_from((bin + 1).min(BITS - 1));
+        let bins = std::iter::successors(self.filled.first_from(bin_of(units)), move |&bin| {
+            next(bin).filter(|&after| after > bin)
+        });
+        bins.flat_map(|bin| self.list(blocks, bin))
+            .filter(move |&index| blocks[index as usize].units >= units)
+    }
+
     /// The free blocks of at least `units` granules, by bin from the largest.
     pub(crate) fn from_largest<'a>(
         &'a self,

@@ -4,7 +4,7 @@
 use crate::config::{Backing, Config, CrossStream, Reserve};
 use crate::heap::{Fit, SplitRule};
 use crate::units::{
-    GRANULE, GRANULE_SHIFT, Kind, MIB, PAGE, SMALL_LIMIT, round_to_division, round_up,
+    GRANULE, GRANULE_SHIFT, Kind, MIB, PAGE, PAGE_SHIFT, SMALL_LIMIT, round_to_division, round_up,
 };
 
 /// The least remainder of a large block that is worth a block of its own. Small enough that
@@ -25,8 +25,9 @@ const SEGMENT_SLACK: f64 = 0.1;
 /// Addresses of a heap's first arena.
 const ARENA_MIN: u64 = 1 << 30;
 
-/// The largest handle, in pages.
-const HANDLE_MAX: u32 = 16;
+/// The least and the largest usual handle, in pages.
+const HANDLE_MIN: u32 = 2;
+const HANDLE_MAX: u32 = 64;
 
 /// The part of the time since the allocator was made that trading segments in may take, and what
 /// it may take beyond that: a workload that gains nothing from it is not slowed for long.
@@ -42,6 +43,8 @@ pub(crate) struct Policy {
     granularity: Option<u64>,
     min_large_segment: u64,
     slack: f64,
+    handle_part: f64,
+    growth_part: f64,
     pub(crate) cross_stream: CrossStream,
     pub(crate) garbage_collection_threshold: f64,
     pub(crate) max_split_size: Option<u64>,
@@ -72,6 +75,8 @@ impl Policy {
                 (Backing::Vmm, Reserve::Balanced) => 0.04,
                 (Backing::Vmm, Reserve::Fast) => f64::INFINITY,
             }),
+            handle_part: std::env::var("HP").ok().and_then(|v| v.parse().ok()).unwrap_or(0.0025),
+            growth_part: std::env::var("GP").ok().and_then(|v| v.parse().ok()).unwrap_or(0.0),
             cross_stream: config.cross_stream,
             garbage_collection_threshold: config.garbage_collection_threshold,
             max_split_size: config.max_split_size,
@@ -136,21 +141,39 @@ impl Policy {
     /// Bytes of addresses for the next arena of a heap that has `held` bytes of them, for a window
     /// of `needed` bytes: more each time, so that there are few.
     pub(crate) fn arena(&self, total: u64, held: u64, needed: u64) -> u64 {
-        let grown = (2 * held).clamp(ARENA_MIN, (2 * total).max(ARENA_MIN));
+        let grown = (2 * held).clamp(total.max(ARENA_MIN), (4 * total).max(ARENA_MIN));
         // The last page stays without memory.
         round_up(grown.max(2 * needed) + PAGE, PAGE)
     }
 
+    /// The usual pages of a handle where so many bytes are reserved: a survivor keeps the whole
+    /// handle that it lies in, which may be more the more there is.
+    pub(crate) fn handle_pages(&self, reserved: u64) -> u32 {
+        let part = (reserved >> PAGE_SHIFT) as f64 * self.handle_part;
+        (part as u32).clamp(HANDLE_MIN, HANDLE_MAX)
+    }
+
     /// The handles of which new memory is made, in pages.
-    pub(crate) fn handles(&self, pages: u32) -> Vec<u32> {
+    pub(crate) fn handles(&self, pages: u32, reserved: u64) -> Vec<u32> {
+        let most = self.handle_pages(reserved);
         let mut left = pages;
         let mut all = Vec::new();
         while left > 0 {
-            let one = left.min(HANDLE_MAX);
-            all.push(one);
-            left -= one;
+            all.push(left.min(most));
+            left -= left.min(most);
         }
         all
+    }
+
+    /// New pages to take where `needed` are, with so many bytes reserved.
+    pub(crate) fn growth(&self, needed: u32, reserved: u64) -> u32 {
+        let part = (reserved >> PAGE_SHIFT) as f64 * self.growth_part;
+        needed.max((part as u32).min(HANDLE_MAX))
+    }
+
+    /// Pages that stay without memory between windows, in an arena of so many bytes.
+    pub(crate) fn gap(&self, arena: u64) -> u32 {
+        ((arena >> PAGE_SHIFT) / 32).min(1024) as u32
     }
 
     /// Bytes that may be reserved before idle segments are traded in, where `peak` is the peak of

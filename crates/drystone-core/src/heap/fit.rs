@@ -75,15 +75,31 @@ impl HeapCore {
     }
 
     /// Makes the free block `index`, or the part of it that fits, a used one: its index and address.
+    /// The part is at the lower end, or at the upper one.
     #[inline]
-    pub(crate) fn carve(&mut self, index: BlockIndex, fit: &Fit) -> (BlockIndex, u64) {
+    pub(super) fn carve(
+        &mut self,
+        index: BlockIndex,
+        fit: &Fit,
+        upper_end: bool,
+    ) -> (BlockIndex, u64) {
         debug_assert!(self.blocks[index].state() == State::Free);
         self.tick += 1;
         self.unfile(index, fit.kind);
         let mut index = index;
         let base = self.segment(self.blocks[index].segment()).base;
         let mut address = base + (u64::from(self.blocks[index].offset) << GRANULE_SHIFT);
-        if address & (fit.align - 1) != 0 {
+        if upper_end {
+            let skipped = self.blocks[index].units - fit.units;
+            let end = address + (u64::from(skipped) << GRANULE_SHIFT);
+            let head = index;
+            let skipped = skipped - ((end & (fit.align - 1)) >> GRANULE_SHIFT) as u32;
+            if skipped > 0 {
+                index = self.split(head, skipped);
+                self.file(head, fit.kind);
+                address += u64::from(skipped) << GRANULE_SHIFT;
+            }
+        } else if address & (fit.align - 1) != 0 {
             let skipped = address.next_multiple_of(fit.align) - address;
             let head = index;
             index = self.split(head, (skipped >> GRANULE_SHIFT) as u32);

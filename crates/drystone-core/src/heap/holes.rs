@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Heap, HeapCore, Segment};
+use super::{Heap, HeapCore, Segment, Spot};
 use crate::block::{Block, BlockIndex, NONE, State};
 use crate::units::{GRANULES_PER_PAGE, Kind, PAGE};
 
@@ -72,6 +72,7 @@ impl HeapCore {
         arena.started_whole(index);
         self.segments[at as usize] = Some(arena);
         self.holes(at).insert(0, index);
+        self.arenas += 1;
         at
     }
 
@@ -86,6 +87,7 @@ impl HeapCore {
         self.blocks.remove(first);
         self.segments[at as usize] = None;
         self.vacant_segments.push(at);
+        self.arenas -= 1;
         true
     }
 
@@ -112,23 +114,25 @@ impl HeapCore {
 
     /// The free block around a page of an arena, if the page is wholly free.
     pub(crate) fn run_around(&mut self, at: u32, page: u32) -> Option<FreeRun> {
-        let kind = self.segments.get(at as usize)?.as_ref()?.kind;
-        self.unpark(kind);
-        let block = self.segment(at).before(page * GRANULES_PER_PAGE, &self.blocks);
-        if self.blocks[block].state() != State::Free {
-            return None;
-        }
-        self.run(block).filter(|run| run.pages.first <= page && page < run.pages.end())
+        let run = self.run_at(at, page * GRANULES_PER_PAGE)?;
+        (run.pages.first <= page && page < run.pages.end()).then_some(run)
     }
 
-    /// The free block that ends where a page of an arena begins, if there is one.
-    pub(crate) fn run_before(&mut self, at: u32, page: u32) -> Option<FreeRun> {
+    /// Notes which pages of their handle pages of an arena are, from `number` on.
+    pub(crate) fn set_spots(&mut self, at: u32, pages: Pages, number: u32, of: u32) {
+        let arena = self.segment_mut(at);
+        for page in 0..pages.count {
+            let spot = Spot { number: number + page, pages: of };
+            arena.spots[(pages.first + page) as usize] = spot;
+        }
+    }
+
+    /// The free block around a granule of an arena, if it is free.
+    pub(crate) fn run_at(&mut self, at: u32, granule: u32) -> Option<FreeRun> {
         let kind = self.segments.get(at as usize)?.as_ref()?.kind;
         self.unpark(kind);
-        let end = page * GRANULES_PER_PAGE;
-        let block = self.segment(at).before(end.checked_sub(1)?, &self.blocks);
-        let record = &self.blocks[block];
-        if record.state() != State::Free || record.end() != end { None } else { self.run(block) }
+        let block = self.segment(at).before(granule, &self.blocks);
+        if self.blocks[block].state() == State::Free { self.run(block) } else { None }
     }
 
     /// The hole that lies around a page of an arena, if there is one.
@@ -178,8 +182,10 @@ impl Heap {
             core.blocks[behind].set_hole();
             core.holes(at).insert(offset + units, behind);
         }
-        self.counters.of(kind).pages_in(u64::from(pages.count) * PAGE);
-        core.make_free(index, kind)
+        let whole = core.make_free(index, kind);
+        let bytes = u64::from(pages.count) * PAGE;
+        self.counters.of(kind).pages_in(bytes, core.split_of(kind));
+        whole
     }
 
     /// Takes pages that lie wholly in one free block away from it, so that they are a hole, and
@@ -204,7 +210,8 @@ impl Heap {
             core.file(run.block, kind);
         }
         core.join_holes(at, index);
-        self.counters.of(kind).pages_out(u64::from(pages.count) * PAGE);
+        let bytes = u64::from(pages.count) * PAGE;
+        self.counters.of(kind).pages_out(bytes, core.split_of(kind));
         true
     }
 }

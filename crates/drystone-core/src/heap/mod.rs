@@ -10,6 +10,7 @@ mod holes;
 mod park;
 mod pending;
 mod segments;
+mod strand;
 
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub(crate) use fit::{Fit, SplitRule};
 pub(crate) use give::{Given, Located};
 pub(crate) use holes::{FreeRun, Pages};
 pub(crate) use segments::{IdleSegment, Segment};
+use strand::Choice;
+pub(crate) use strand::Spot;
 
 use crate::bins::Bins;
 use crate::block::{BlockIndex, Blocks};
@@ -78,6 +81,8 @@ pub(crate) struct HeapCore {
     bins: [Bins; 2],
     segments: Vec<Option<Segment>>,
     vacant_segments: Vec<u32>,
+    /// How many of the segments are arenas.
+    arenas: u32,
     /// The recorded streams of used and pending blocks; [`crate::block::Block::uses`] points here.
     uses: Vec<Vec<Arc<Ticker>>>,
     vacant_uses: Vec<u32>,
@@ -127,6 +132,11 @@ impl Heap {
             let address = core.reuse(index, fit.requested);
             return Some(self.count(core, index, address, fit));
         }
+        if fit.kind == Kind::Large && core.arenas > 0 {
+            let Choice { index, upper_end } = core.find_place(fit, &self.counters)?;
+            let (index, address) = core.carve(index, fit, upper_end);
+            return Some(self.count(core, index, address, fit));
+        }
         let index = core.find(fit)?;
         Some(self.hand_out(core, index, fit))
     }
@@ -134,7 +144,7 @@ impl Heap {
     /// Hands out a part of the free block `index`, which is large enough, counted.
     #[inline]
     pub(crate) fn hand_out(&self, core: &mut HeapCore, index: BlockIndex, fit: &Fit) -> Handed {
-        let (index, address) = core.carve(index, fit);
+        let (index, address) = core.carve(index, fit, false);
         self.count(core, index, address, fit)
     }
 
@@ -157,6 +167,7 @@ impl HeapCore {
             bins: [Bins::new(), Bins::new()],
             segments: Vec::new(),
             vacant_segments: Vec::new(),
+            arenas: 0,
             uses: Vec::new(),
             vacant_uses: Vec::new(),
             pending: Vec::new(),

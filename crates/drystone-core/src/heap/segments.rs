@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::strand::Spot;
 use super::{Heap, HeapCore, Term};
 use crate::block::{Block, BlockIndex, Blocks, NONE, State};
 use crate::ticket::{Stamp, Ticker};
-use crate::units::{GRANULE_SHIFT, Kind};
+use crate::units::{GRANULE_SHIFT, Kind, PAGE_SHIFT};
 
 /// log2 of the granules in a chunk of the look-up table, by kind: 4 KiB for small blocks; 256 KiB
 /// for large ones, of which only a remainder and an aligned block can be smaller.
@@ -30,6 +31,8 @@ pub(crate) struct Segment {
     chunk_shift: u32,
     /// Of an arena: the holes by their offset in granules. None for memory that is all there.
     pub(super) holes: Option<BTreeMap<u32, BlockIndex>>,
+    /// Of an arena: for each page at home there, which one it is of its handle.
+    pub(super) spots: Box<[Spot]>,
     /// The heap's tick when the segment last became one free block.
     pub(super) idle_since: u64,
     /// The stamp of the heap's stream at that time: when it has passed, no stream uses the bytes.
@@ -44,13 +47,25 @@ impl Segment {
         let chunk_shift = CHUNK_SHIFT[kind as usize];
         let starts = vec![NONE; (units >> chunk_shift) as usize + 1].into();
         let first = NONE;
-        let (holes, idle_since, idle_stamp) = (None, 0, 0);
-        Segment { base, units, kind, first, starts, chunk_shift, holes, idle_since, idle_stamp }
+        let (holes, spots, idle_since, idle_stamp) = (None, Box::default(), 0, 0);
+        Segment {
+            base,
+            units,
+            kind,
+            first,
+            starts,
+            chunk_shift,
+            holes,
+            spots,
+            idle_since,
+            idle_stamp,
+        }
     }
 
     /// An arena that no heap holds yet: nothing but a hole.
     pub(crate) fn arena(base: u64, bytes: u64, kind: Kind) -> Self {
-        Segment { holes: Some(BTreeMap::new()), ..Segment::new(base, bytes, kind) }
+        let spots = vec![Spot::default(); (bytes >> PAGE_SHIFT) as usize].into();
+        Segment { holes: Some(BTreeMap::new()), spots, ..Segment::new(base, bytes, kind) }
     }
 
     /// Whether it is an arena, whose memory comes and goes by pages.

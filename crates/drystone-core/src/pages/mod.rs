@@ -99,6 +99,10 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
+    pub(crate) fn pages(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.slots.len() as u64 * PAGE
     }
@@ -139,6 +143,10 @@ pub(crate) enum Slot {
     Ghost(MappingAt),
 }
 
+/// How many sizes are kept in mind, and how many places for each.
+const SIZES: usize = 1 << 14;
+const STARTS: usize = 8;
+
 /// The book; see the module text.
 #[derive(Default)]
 pub(crate) struct PageStore {
@@ -147,6 +155,10 @@ pub(crate) struct PageStore {
     arenas: Slab<Arena>,
     /// The arenas by heap and segment.
     by_segment: HashMap<(u32, u32), ArenaAt>,
+    /// The arenas by heap and kind.
+    by_heap: HashMap<(u32, Kind), Vec<ArenaAt>>,
+    /// Where blocks were put, by heap, kind and granules.
+    memory: HashMap<(u32, Kind, u32), Vec<(ArenaAt, u32)>>,
     /// Mappings at which no page is at home, by the time when the last one left.
     ghosts: BTreeMap<u64, MappingAt>,
     clock: u64,
@@ -193,6 +205,7 @@ impl PageStore {
         let segment = (heap.id, at);
         let arena = self.arenas.insert(Arena { heap, at, base, kind, slots, room }) as u32;
         self.by_segment.insert(segment, arena);
+        self.by_heap.entry((segment.0, kind)).or_default().push(arena);
         arena
     }
 
@@ -201,6 +214,44 @@ impl PageStore {
         debug_assert!(self.arenas[at as usize].slots.iter().all(|&slot| slot == NOWHERE));
         let arena = self.arenas.remove(at as usize);
         self.by_segment.remove(&(arena.heap.id, arena.at));
+        if let Some(all) = self.by_heap.get_mut(&(arena.heap.id, arena.kind)) {
+            all.retain(|&other| other != at);
+        }
+        self.memory.retain(|_, starts| {
+            starts.retain(|(arena, _)| *arena != at);
+            !starts.is_empty()
+        });
+    }
+
+    /// The arenas of a heap for one kind.
+    pub(crate) fn arenas_of(&self, heap: u32, kind: Kind) -> impl Iterator<Item = ArenaAt> {
+        let all = self.by_heap.get(&(heap, kind)).cloned().unwrap_or_default();
+        all.into_iter()
+    }
+
+    /// Where blocks of this size were put before, the latest first.
+    pub(crate) fn remembered(&self, heap: u32, kind: Kind, units: u32) -> Vec<(ArenaAt, u32)> {
+        let known = self.memory.get(&(heap, kind, units));
+        known.map(|starts| starts.iter().rev().copied().collect()).unwrap_or_default()
+    }
+
+    /// Keeps in mind where a block was put: an arena, and an offset in granules.
+    pub(crate) fn remember(
+        &mut self,
+        heap: u32,
+        kind: Kind,
+        units: u32,
+        (arena, start): (ArenaAt, u32),
+    ) {
+        if self.memory.len() >= SIZES {
+            self.memory.clear();
+        }
+        let starts = self.memory.entry((heap, kind, units)).or_default();
+        starts.retain(|known| *known != (arena, start));
+        starts.push((arena, start));
+        if starts.len() > STARTS {
+            starts.remove(0);
+        }
     }
 
     /// The arena of a segment of a heap.
@@ -226,11 +277,10 @@ impl PageStore {
         handle: HandleAt,
         arena: ArenaAt,
         first: u32,
-        usable: bool,
     ) -> MappingAt {
         self.clock += 1;
         let ghost = self.clock;
-        let mapping = Mapping { handle, arena, first, homes: 0, stamp: 0, ghost, usable };
+        let mapping = Mapping { handle, arena, first, homes: 0, stamp: 0, ghost, usable: true };
         let at = self.mappings.insert(mapping) as u32;
         self.ghosts.insert(ghost, at);
         let pages = Pages::new(first, self.handles[handle as usize].pages());
@@ -311,6 +361,11 @@ impl PageStore {
         let homes = &mut handle.homes[piece.first as usize..piece.end() as usize];
         debug_assert!(homes.iter().all(|&home| home == NOWHERE));
         homes.fill(at);
+    }
+
+    /// Whether no page is at home at the mapping.
+    pub(crate) fn is_ghost(&self, at: MappingAt) -> bool {
+        self.mappings[at as usize].homes == 0
     }
 
     /// No page may get its home at the mapping: the device may not use it.

@@ -177,13 +177,15 @@ impl Counters {
     }
 
     /// Pages came to an arena, from the driver or from another one.
-    pub(crate) fn pages_in(&self, bytes: u64) {
+    pub(crate) fn pages_in(&self, bytes: u64, split: Split) {
         self.reserved.up(bytes);
+        self.follow_split(split);
     }
 
     /// Pages left an arena, to the driver or to another one: as if they had never come.
-    pub(crate) fn pages_out(&self, bytes: u64) {
+    pub(crate) fn pages_out(&self, bytes: u64, split: Split) {
         self.reserved.added.sub(bytes);
+        self.follow_split(split);
     }
 
     /// The driver has taken pages back that left an arena before.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::NoWindow;
+use super::gather::Filling;
 use super::place::Window;
 use crate::allocator::Allocator;
 use crate::allocator::slow::{NoSegment, Quest};
@@ -43,46 +44,65 @@ impl Taken {
     }
 }
 
+/// An empty part of a window, what fills it, and the handles made for it.
+pub(super) struct Part {
+    pub(super) pages: Pages,
+    pub(super) filling: Filling,
+    pub(super) made: Vec<HandleAt>,
+}
+
+impl Part {
+    /// What is filled: all of it, and what the last handle has beyond it.
+    fn filled(&self) -> Pages {
+        Pages::new(self.pages.first, self.filling.pages())
+    }
+}
+
 impl<D: Driver> Allocator<D> {
-    /// Fills a window: its ghosts, then `filling`, then `new` pages of new handles, which come
-    /// before the last piece of `filling` if that is a mere head.
+    /// Brings the pages of a window to it: its ghosts, and what fills its empty parts.
     pub(super) fn carry(
         &self,
         store: &mut PageStore,
         quest: &Quest<'_>,
         window: &Window,
-        filling: Vec<Piece>,
-        new: u32,
+        mut parts: Vec<Part>,
     ) -> Result<(), NoWindow> {
         let mut hand = InHand::default();
         let ghosts = window.ghosts.iter().map(|&(piece, _)| piece);
-        for piece in ghosts.chain(filling.iter().copied()).collect::<Vec<_>>() {
+        let pieces = ghosts.chain(parts.iter().flat_map(|part| part.filling.pieces()));
+        for piece in pieces.collect::<Vec<_>>() {
             if !self.take_in_hand(store, quest.device, piece, &mut hand) {
                 self.send_home(store, hand.taken);
                 return Err(NoWindow::Lost);
             }
         }
-        let mut made = Vec::new();
-        let done = self
-            .wait_for_others(quest, &hand)
-            .and_then(|()| self.create(store, quest, new, &mut made))
-            .and_then(|()| self.map_all(store, quest, window, &filling, &made));
-        match done {
-            Ok(mapped) => {
-                self.hand_over(store, quest, window, mapped);
-                for taken in hand.taken.iter().filter(|taken| taken.pool != quest.pool.id) {
-                    quest.device.totals.left_pool(taken.pool, taken.kind, 0, taken.bytes());
-                }
-                Ok(())
-            }
-            Err(why) => {
-                self.send_home(store, hand.taken);
-                for handle in made {
-                    self.give_handle_back(store, quest.device, handle);
-                }
-                Err(NoWindow::Ended(why))
-            }
+        let mut mapped = window.ghosts.clone();
+        let mut done = self.wait_for_others(quest, &hand);
+        for part in &mut parts {
+            done = done
+                .and_then(|()| self.create(store, quest, part))
+                .and_then(|()| self.map_part(store, quest, window, part))
+                .map(|pieces| mapped.extend(pieces));
         }
+        if let Err(why) = done {
+            self.send_home(store, hand.taken);
+            for handle in parts.into_iter().flat_map(|part| part.made) {
+                self.give_handle_back(store, quest.device, handle);
+            }
+            return Err(NoWindow::Ended(why));
+        }
+        for &(piece, at) in &mapped {
+            store.settle(piece, at);
+            let (first, of) = (store.mapping(at).first, store.handle(piece.handle).pages());
+            let pages = Pages::new(first + piece.first, piece.count);
+            let segment = store.arena(window.arena).at;
+            quest.heap.lock().set_spots(segment, pages, piece.first, of);
+        }
+        self.hand_over(store, quest, window, &parts);
+        for taken in hand.taken.iter().filter(|taken| taken.pool != quest.pool.id) {
+            quest.device.totals.left_pool(taken.pool, taken.kind, 0, taken.bytes());
+        }
+        Ok(())
     }
 
     /// Takes a piece out of the free blocks where it is at home. False if it is not free any more;
@@ -147,22 +167,21 @@ impl<D: Driver> Allocator<D> {
         Ok(())
     }
 
-    /// Makes new handles of so many pages together.
+    /// Makes the new handles of a part.
     fn create(
         &self,
         store: &mut PageStore,
         quest: &Quest<'_>,
-        pages: u32,
-        made: &mut Vec<HandleAt>,
+        part: &mut Part,
     ) -> Result<(), NoSegment> {
         let device = quest.device;
-        for count in self.policy.handles(pages) {
+        for count in self.policy.handles(part.filling.new, device.reserved()) {
             let bytes = u64::from(count) * PAGE;
             if !device.reserve(bytes) {
                 return Err(NoSegment::Full);
             }
             match self.driver.handle_create(device.id, bytes, HandleKind::Device) {
-                Ok(id) => made.push(store.add_handle(id, HandleKind::Device, count)),
+                Ok(id) => part.made.push(store.add_handle(id, HandleKind::Device, count)),
                 Err(error) => {
                     device.unreserve(bytes);
                     return Err(match error.kind {
@@ -176,76 +195,69 @@ impl<D: Driver> Allocator<D> {
         Ok(())
     }
 
-    /// Maps what fills the empty part of the window: the pieces and where they are mapped now.
-    fn map_all(
+    /// Maps what fills a part: the pieces and where they are mapped now.
+    fn map_part(
         &self,
         store: &mut PageStore,
         quest: &Quest<'_>,
         window: &Window,
-        filling: &[Piece],
-        made: &[HandleAt],
+        part: &Part,
     ) -> Result<Vec<(Piece, MappingAt)>, NoSegment> {
-        let whole = |handle| {
+        let Filling { tail, ref whole, head, .. } = part.filling;
+        let new = part.made.iter().map(|&handle| {
             let count = store.handle(handle).pages();
             Piece { handle, first: 0, count }
-        };
-        let new: Vec<Piece> = made.iter().map(|&handle| whole(handle)).collect();
-        let head = |piece: &&Piece| piece.count < store.handle(piece.handle).pages();
-        let (heads, wholes): (Vec<_>, Vec<_>) = filling.iter().partition(head);
-        let order: Vec<Piece> =
-            wholes.into_iter().copied().chain(new).chain(heads.into_iter().copied()).collect();
-        let start = window.pages.end() - window.empty;
-        let mut mapped = Vec::new();
-        let mut end = start;
-        let mut result = Ok(());
-        for piece in order {
-            let handle = store.handle(piece.handle);
-            let address = store.arena(window.arena).address(end);
-            let pages = handle.pages();
-            if let Err(error) = self.driver.map(quest.device.id, address, handle.id) {
+        });
+        let pieces = tail.into_iter().chain(whole.iter().copied()).chain(new).chain(head);
+        let pieces: Vec<Piece> = pieces.collect();
+        let (mut mapped, mut result) = (Vec::new(), Ok(()));
+        let mut page = part.pages.first;
+        for piece in pieces {
+            let first = page - piece.first;
+            let address = store.arena(window.arena).address(first);
+            let id = store.handle(piece.handle).id;
+            if let Err(error) = self.driver.map(quest.device.id, address, id) {
                 result = Err(error);
                 break;
             }
-            mapped.push((piece, store.add_mapping(piece.handle, window.arena, end, true)));
-            end += pages;
+            mapped.push((piece, store.add_mapping(piece.handle, window.arena, first)));
+            page += piece.count;
         }
-        if result.is_ok() && end > start {
-            let address = store.arena(window.arena).address(start);
-            let bytes = u64::from(end - start) * PAGE;
+        if let (Ok(()), Some((_, first)), Some((_, last))) =
+            (&result, mapped.first(), mapped.last())
+        {
+            let (first, last) = (store.mapping(*first), store.mapping(*last));
+            let end = last.first + store.handle(last.handle).pages();
+            let address = store.arena(window.arena).address(first.first);
+            let bytes = u64::from(end - first.first) * PAGE;
             let own = [quest.device.id];
             result = self.driver.set_access(quest.device.id, address, bytes, &own);
         }
-        match result {
-            Ok(()) => Ok(mapped),
-            Err(error) => {
-                for (_, at) in mapped {
-                    store.make_unusable(at);
-                    self.unmap(store, quest.device, at).unwrap_or_else(|error| {
-                        tracing::warn!(%error, "a mapping nobody uses stays");
-                    });
-                }
-                Err(NoSegment::Failed(error))
-            }
+        let Err(error) = result else { return Ok(mapped) };
+        for (_, at) in mapped {
+            store.make_unusable(at);
+            self.unmap(store, quest.device, at).unwrap_or_else(|error| {
+                tracing::warn!(%error, "a mapping nobody uses stays");
+            });
         }
+        Err(NoSegment::Failed(error))
     }
 
     /// Lets the heap have the window, counted.
-    fn hand_over(
-        &self,
-        store: &mut PageStore,
-        quest: &Quest<'_>,
-        window: &Window,
-        mapped: Vec<(Piece, MappingAt)>,
-    ) {
+    fn hand_over(&self, store: &PageStore, quest: &Quest<'_>, window: &Window, parts: &[Part]) {
         let Quest { device, heap, .. } = quest;
-        for (piece, at) in window.ghosts.iter().copied().chain(mapped) {
-            store.settle(piece, at);
-        }
         let arena = store.arena(window.arena);
-        let mut core = heap.lock();
+        let beyond = parts.iter().map(|part| {
+            let filled = part.filled();
+            Pages::new(part.pages.end(), filled.end() - part.pages.end())
+        });
+        let all = window.holes.iter().copied().chain(beyond.filter(|pages| pages.count > 0));
         // An arena keeps its heap from being retired.
-        heap.fill(&mut core, arena.at, window.pages);
-        self.note_pages(&core, Action::SegmentMap, arena.address(window.pages.first), window.pages);
+        let mut core = heap.lock();
+        for pages in all {
+            heap.fill(&mut core, arena.at, pages);
+            self.note_pages(&core, Action::SegmentMap, arena.address(pages.first), pages);
+        }
         device.totals.sum_up(heap, &mut core.thresholds);
     }
 

@@ -21,7 +21,12 @@ mod gather;
 mod place;
 mod shrink;
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+
+use carry::Part;
+use gather::Filling;
+use place::Window;
 
 use super::Allocator;
 use super::slow::{NoSegment, Quest};
@@ -29,19 +34,20 @@ use crate::config::CrossStream;
 use crate::driver::Driver;
 use crate::pages::PageStore;
 use crate::stats::Metric;
+use crate::units::PAGE;
 
 /// How often a window is chosen again because another thread took a part of it.
 const TRIES: u32 = 16;
 
-/// Where the pages of a window may come from.
+/// Where the pages of a window may come from, besides ghosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sources {
-    /// Ghosts, then new handles.
+    /// New handles only.
     New,
-    /// Ghosts and aliases of the heap's own stream, then new handles.
-    Own,
-    /// Ghosts and aliases of all streams, then new handles.
-    All,
+    /// New handles below the watermark, aliases above it.
+    Watermark,
+    /// Aliases, and new handles for what is missing.
+    Aliases,
 }
 
 /// Why no window could be had.
@@ -67,37 +73,28 @@ impl<D: Driver> Allocator<D> {
         found
     }
 
-    /// Where pages may come from, as the watermark says.
+    /// Where pages may come from at first.
     pub(super) fn sources(&self, quest: &Quest<'_>) -> Sources {
-        let Quest { device, pool, fit, .. } = *quest;
-        if pool.is_kept_for_replay() || device.is_capturing() {
-            return Sources::New;
-        }
-        let needed = self.policy.least_segment(fit);
-        let live = device.totals.stats(None).all(Metric::ActiveBytes);
-        let peak = live.peak.max(live.current + needed);
-        if device.reserved() + needed <= self.policy.allowed_reserve(peak) {
-            Sources::New
-        } else if self.policy.cross_stream == CrossStream::Wait {
-            Sources::All
-        } else {
-            Sources::Own
-        }
+        let kept = quest.pool.is_kept_for_replay() || quest.device.is_capturing();
+        if kept { Sources::New } else { Sources::Watermark }
+    }
+
+    /// How many bytes may be reserved before free pages are remapped.
+    fn watermark(&self, quest: &Quest<'_>) -> u64 {
+        let needed = self.policy.least_segment(quest.fit);
+        let live = quest.device.totals.stats(None).all(Metric::ActiveBytes);
+        self.policy.allowed_reserve(live.peak.max(live.current + needed))
     }
 
     /// Once the device or the limit refuses new handles: pages of all streams, then the host waits
     /// for pending blocks.
     pub(super) fn seek_pages_under_pressure(&self, quest: &Quest<'_>) -> Result<u64, NoSegment> {
         let Quest { device, ref heap, .. } = *quest;
-        let sources = match self.policy.cross_stream {
-            CrossStream::Wait => Sources::All,
-            _ => Sources::Own,
-        };
-        match self.seek_pages(quest, sources) {
+        match self.seek_pages(quest, Sources::Aliases) {
             Err(NoSegment::Full) => {}
             other => return other,
         }
-        if sources == Sources::All
+        if self.policy.cross_stream == CrossStream::Wait
             && let Some(address) = self.borrow_waiting(quest)?
         {
             return Ok(address);
@@ -107,7 +104,7 @@ impl<D: Driver> Allocator<D> {
             self.settle(device, heap);
         }
         device.counters.alloc_retries.fetch_add(1, Ordering::Relaxed);
-        self.seek_pages(quest, sources)
+        self.seek_pages(quest, Sources::Aliases)
     }
 
     fn seek_pages_locked(&self, quest: &Quest<'_>, sources: Sources) -> Result<u64, NoSegment> {
@@ -136,12 +133,54 @@ impl<D: Driver> Allocator<D> {
         sources: Sources,
     ) -> Result<(), NoWindow> {
         let window = self.place(store, quest)?;
-        let mut filling = Vec::new();
-        let mut new = window.empty;
-        if new > 0 && sources != Sources::New {
-            filling = self.gather(store, quest, &window, sources == Sources::All);
-            new -= filling.iter().map(|piece| piece.count).sum::<u32>();
+        for &at in &window.dead {
+            self.unmap(store, quest.device, at).map_err(NoSegment::Failed)?;
         }
-        self.carry(store, quest, &window, filling, new)
+        let parts = self.fill_parts(store, quest, &window, sources);
+        self.carry(store, quest, &window, parts)?;
+        let Quest { heap, fit, .. } = quest;
+        store.remember(heap.id, fit.kind, window.units, (window.arena, window.start));
+        Ok(())
+    }
+
+    /// What the empty parts of a window are filled with.
+    fn fill_parts(
+        &self,
+        store: &PageStore,
+        quest: &Quest<'_>,
+        window: &Window,
+        sources: Sources,
+    ) -> Vec<Part> {
+        let reserved = quest.device.reserved();
+        let allowed = if window.empty.is_empty() { 0 } else { self.watermark(quest) };
+        let may_take = |pages: u32| reserved + u64::from(pages) * PAGE <= allowed;
+        let new = match sources {
+            Sources::New => true,
+            Sources::Watermark => may_take(window.empty_pages()),
+            Sources::Aliases => false,
+        };
+        let all_streams = self.policy.cross_stream == CrossStream::Wait;
+        let mut taken: HashSet<_> = window.ghosts.iter().map(|(piece, _)| piece.handle).collect();
+        let mut parts = Vec::new();
+        for &pages in &window.empty {
+            let mut filling = if new {
+                Filling::new(pages.count)
+            } else {
+                self.gather(store, quest, window, pages, &taken, all_streams)
+            };
+            filling.new += pages.count.saturating_sub(filling.pages());
+            let room = store.arena(window.arena).room.around(pages.first);
+            let grown = self.policy.growth(pages.count, reserved);
+            if new
+                && window.empty.len() == 1
+                && may_take(grown)
+                && room.is_some_and(|room| pages.first + grown <= room.end())
+            {
+                filling.new = grown;
+            }
+            taken.extend(filling.pieces().map(|piece| piece.handle));
+            parts.push(Part { pages, filling, made: Vec::new() });
+        }
+        parts
     }
 }

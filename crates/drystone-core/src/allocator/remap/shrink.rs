@@ -12,6 +12,7 @@ use crate::driver::{Driver, DriverError};
 use crate::heap::Heap;
 use crate::pages::{HandleAt, MappingAt, PageStore, Piece};
 use crate::pool::PoolId;
+use crate::units::PAGE_SHIFT;
 
 /// Ghosts that may stay besides one for each mapping in use.
 const GHOSTS: usize = 64;
@@ -22,7 +23,7 @@ impl<D: Driver> Allocator<D> {
     /// Takes a few of the oldest ghosts away once there are too many, if their streams are known
     /// to have passed their last use.
     pub(super) fn trim(&self, store: &mut PageStore, device: &Device) {
-        let allowed = GHOSTS + (store.mapping_count() - store.ghost_count()) * 2;
+        let allowed = GHOSTS + (device.reserved() >> PAGE_SHIFT) as usize * 8;
         let excess = store.ghost_count().saturating_sub(allowed);
         if excess == 0 {
             return;
