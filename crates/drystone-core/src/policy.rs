@@ -25,6 +25,9 @@ const SEGMENT_SLACK: f64 = 0.1;
 /// Addresses of a heap's first arena.
 const ARENA_MIN: u64 = 1 << 30;
 
+/// What as much memory above the allowed reserve costs as is live at the peak, in µs.
+const PRICE_US: u64 = 5_000_000;
+
 /// The least and the largest usual handle, in pages.
 const HANDLE_MIN: u32 = 2;
 const HANDLE_MAX: u32 = 64;
@@ -163,6 +166,17 @@ impl Policy {
             left -= left.min(most);
         }
         all
+    }
+
+    /// Bytes up to which new memory is taken in larger steps than needed.
+    pub(crate) fn ample_reserve(&self, peak: u64) -> u64 {
+        peak.saturating_add((peak as f64 * self.slack / 2.0) as u64)
+    }
+
+    /// What a page above the allowed reserve costs, in µs, as much as driver calls that take so
+    /// long: the more, the less there is.
+    pub(crate) fn page_price(&self, peak: u64) -> u64 {
+        PRICE_US / (peak >> PAGE_SHIFT).max(1)
     }
 
     /// New pages to take where `needed` are, with so many bytes reserved.

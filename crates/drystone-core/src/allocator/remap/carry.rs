@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::NoWindow;
 use super::gather::Filling;
-use super::place::Window;
+use super::survey::Window;
 use crate::allocator::Allocator;
 use crate::allocator::slow::{NoSegment, Quest};
 use crate::device::Device;

@@ -7,10 +7,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::place::Window;
 use crate::allocator::Allocator;
 use crate::allocator::slow::Quest;
 use crate::block::BlockIndex;
+use crate::config::CrossStream;
 use crate::driver::Driver;
 use crate::heap::{FreeRun, Heap, Pages};
 use crate::pages::{HandleAt, PageStore, Piece, Slot};
@@ -18,9 +18,11 @@ use crate::units::{GRANULES_PER_PAGE, Kind};
 
 /// Free blocks of one heap and kind that are looked at, from the largest.
 const LOOKS: usize = 256;
+/// Free pages that are looked for at least.
+const PAGES: u32 = 256;
 
 /// A handle of which some pages at an end are free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct FreeHandle {
     handle: HandleAt,
     pages: u32,
@@ -28,6 +30,8 @@ struct FreeHandle {
     head: u32,
     /// Free pages up to the last.
     tail: u32,
+    /// The free blocks of the request's heap in which it has pages.
+    blocks: Vec<BlockIndex>,
 }
 
 impl FreeHandle {
@@ -79,41 +83,105 @@ pub(super) struct Margin {
     pub(super) right: u32,
 }
 
+/// Free handles that windows can be filled from.
+#[derive(Default)]
+pub(super) struct Donors {
+    /// Whole ones first, from the largest.
+    handles: Vec<FreeHandle>,
+}
+
 impl<D: Driver> Allocator<D> {
-    /// Free pages for an empty part of a window, as far as there are any; what is missing is to be
-    /// new. `taken` names handles that are spoken for.
-    pub(super) fn gather(
-        &self,
-        store: &PageStore,
-        quest: &Quest<'_>,
-        window: &Window,
-        part: Pages,
-        taken: &HashSet<HandleAt>,
-        all_streams: bool,
-    ) -> Filling {
+    /// The free handles of the request's heap, and of other streams' where that is allowed; about
+    /// as many as `pages` take, if there are.
+    pub(super) fn donors(&self, store: &PageStore, quest: &Quest<'_>, pages: u32) -> Donors {
         let mut heaps = Vec::new();
         if !quest.pool.is_kept_for_replay() {
             heaps.push(Arc::clone(&quest.heap));
         }
-        if all_streams && !quest.device.is_capturing() {
+        if self.policy.cross_stream == CrossStream::Wait && !quest.device.is_capturing() {
             heaps.extend(self.lenders(quest, true).into_iter().map(|(_, heap)| heap));
         }
-        let mut search = Search::new(store, &heaps, &window.free);
-        search.seen.extend(taken);
+        let mut search = Search::new(store, &heaps);
         for heap in &heaps {
-            search.look_in(heap, LOOKS, part.count);
+            // The block in front of the window does not count, so more than needed is looked for.
+            search.look_in(heap, LOOKS, pages.saturating_mul(4).max(PAGES));
         }
-        let margin = match store.arena(window.arena).room.around(part.first) {
-            Some(room) => Margin { left: part.first - room.first, right: room.end() - part.end() },
-            None => Margin { left: 0, right: 0 },
+        let mut handles = search.found;
+        handles.sort_by_key(|free| std::cmp::Reverse((free.is_whole(), free.pages)));
+        Donors { handles }
+    }
+}
+
+impl Donors {
+    /// The largest handles that are free as a whole.
+    pub(super) fn largest(&self, count: usize) -> impl Iterator<Item = HandleAt> {
+        let whole = self.handles.iter().take_while(|free| free.is_whole()).take(count);
+        whole.map(|free| free.handle)
+    }
+
+    /// Fills so many pages, as far as it goes, from handles that have no page in the free blocks
+    /// `kept` and are not `taken`. Whole handles from the largest; then what serves the rest best:
+    /// a stretch inside one handle that is all that is needed, the tail of one, one more whole
+    /// handle, all of which moves. `heads`: also the head of one, which leaves ghosts in the way
+    /// of what may grow there.
+    pub(super) fn fill(
+        &self,
+        needed: u32,
+        margin: Margin,
+        kept: &[BlockIndex],
+        taken: &HashSet<HandleAt>,
+        heads: bool,
+    ) -> Filling {
+        let (mut filling, mut left) = (Filling::default(), needed);
+        let allowed = |free: &&FreeHandle| {
+            !taken.contains(&free.handle) && !free.blocks.iter().any(|block| kept.contains(block))
         };
-        choose(search.found, part.count, margin)
+        let usable: Vec<&FreeHandle> = self.handles.iter().filter(allowed).collect();
+        let mut rest = Vec::new();
+        for free in usable {
+            if free.is_whole() && free.pages <= left {
+                left -= free.pages;
+                filling.whole.push(free.first(free.pages));
+            } else {
+                rest.push(free);
+            }
+        }
+        if left == 0 {
+            return filling;
+        }
+        let parts = || rest.iter().filter(|free| !free.is_whole());
+        let fits_left = |free: &&&FreeHandle, count: u32| free.pages - count <= margin.left;
+        let fits_right = |free: &&FreeHandle, count: u32| free.pages - count <= margin.right;
+        let tail = parts().filter(|free| free.tail >= left && fits_left(free, left));
+        let whole = rest.iter().filter(|free| free.is_whole() && fits_right(free, left));
+        if let Some(free) = tail.min_by_key(|free| free.tail) {
+            filling.tail = Some(free.last(left));
+            return filling;
+        }
+        if let Some(free) = whole.min_by_key(|free| free.pages) {
+            filling.whole.push(free.first(free.pages));
+            return filling;
+        }
+        let tails = parts().filter(|free| free.tail > 0 && fits_left(free, free.tail.min(left)));
+        if let Some(free) = tails.max_by_key(|free| free.tail.min(left)) {
+            filling.tail = Some(free.last(free.tail.min(left)));
+            left -= free.tail.min(left);
+        }
+        let used = filling.tail.map(|piece| piece.handle);
+        let ends = parts().filter(|free| {
+            let count = free.head.min(left);
+            heads && count > 0 && Some(free.handle) != used && fits_right(free, count)
+        });
+        if let Some(free) = ends.max_by_key(|free| free.head.min(left)) {
+            filling.head = Some(free.first(free.head.min(left)));
+        }
+        filling
     }
 }
 
 /// The handles of which no page is in use, in these heaps.
 pub(super) fn free_handles(store: &PageStore, heaps: &[Arc<Heap>]) -> Vec<HandleAt> {
-    let mut search = Search::new(store, heaps, &[]);
+    let mut search = Search::new(store, heaps);
     for heap in heaps {
         search.look_in(heap, usize::MAX, u32::MAX);
     }
@@ -126,17 +194,24 @@ struct Search<'a> {
     store: &'a PageStore,
     /// Where free pages count.
     heaps: &'a [Arc<Heap>],
-    /// Free blocks of the first heap whose pages do not count.
-    kept: &'a [BlockIndex],
     seen: HashSet<HandleAt>,
     found: Vec<FreeHandle>,
+    /// The free blocks of the first heap in which the handle that is looked at has pages.
+    blocks: Vec<BlockIndex>,
     /// Pages of the handles found that are free as a whole.
     whole: u32,
 }
 
 impl<'a> Search<'a> {
-    fn new(store: &'a PageStore, heaps: &'a [Arc<Heap>], kept: &'a [BlockIndex]) -> Self {
-        Search { store, heaps, kept, seen: HashSet::new(), found: Vec::new(), whole: 0 }
+    fn new(store: &'a PageStore, heaps: &'a [Arc<Heap>]) -> Self {
+        Search {
+            store,
+            heaps,
+            seen: HashSet::new(),
+            found: Vec::new(),
+            blocks: Vec::new(),
+            whole: 0,
+        }
     }
 
     /// Looks at the largest free blocks of a heap, until whole handles of so many pages are found.
@@ -168,6 +243,7 @@ impl<'a> Search<'a> {
 
     fn look_at(&mut self, handle: HandleAt) {
         let pages = self.store.handle(handle).pages();
+        self.blocks.clear();
         let head = self.free_from(handle, 0);
         let mut tail = head;
         if head < pages {
@@ -185,12 +261,13 @@ impl<'a> Search<'a> {
         }
         if head > 0 || tail > 0 {
             self.whole += if head == pages { pages } else { 0 };
-            self.found.push(FreeHandle { handle, pages, head, tail });
+            let blocks = std::mem::take(&mut self.blocks);
+            self.found.push(FreeHandle { handle, pages, head, tail, blocks });
         }
     }
 
     /// How many pages of a handle are free from one on.
-    fn free_from(&self, handle: HandleAt, from: u32) -> u32 {
+    fn free_from(&mut self, handle: HandleAt, from: u32) -> u32 {
         let pages = self.store.handle(handle).pages();
         let mut page = from;
         while page < pages {
@@ -202,8 +279,8 @@ impl<'a> Search<'a> {
             };
             let first = mapping.first + page;
             let Some(run) = arena.heap.lock().run_around(arena.at, first) else { break };
-            if place == 0 && self.kept.contains(&run.block) {
-                break;
+            if place == 0 && !self.blocks.contains(&run.block) {
+                self.blocks.push(run.block);
             }
             let free = count.min(run.pages.end() - first);
             page += free;
@@ -213,53 +290,4 @@ impl<'a> Search<'a> {
         }
         page - from
     }
-}
-
-/// Whole handles from the largest, then what serves the rest best: the tail of one that is in use
-/// elsewhere; one more whole handle, all of which moves; heads, which leave ghosts in the way of
-/// what may grow there.
-fn choose(mut handles: Vec<FreeHandle>, needed: u32, margin: Margin) -> Filling {
-    handles.sort_by_key(|free| std::cmp::Reverse((free.is_whole(), free.pages)));
-    let (mut filling, mut left, mut rest) = (Filling::default(), needed, Vec::new());
-    for free in handles {
-        if free.is_whole() && free.pages <= left {
-            left -= free.pages;
-            filling.whole.push(free.first(free.pages));
-        } else {
-            rest.push(free);
-        }
-    }
-    let parts = || rest.iter().filter(|free| !free.is_whole());
-    let fits_left = |free: &&FreeHandle, count: u32| free.pages - count <= margin.left;
-    let fits_right = |free: &&FreeHandle, count: u32| free.pages - count <= margin.right;
-    if left == 0 {
-        return filling;
-    }
-    let tail = parts()
-        .filter(|free| free.tail >= left && fits_left(free, left))
-        .min_by_key(|free| free.tail);
-    let whole = rest
-        .iter()
-        .filter(|free| free.is_whole() && fits_right(free, left))
-        .min_by_key(|free| free.pages);
-    if let Some(free) = tail {
-        filling.tail = Some(free.last(left));
-    } else if let Some(free) = whole {
-        filling.whole.push(free.first(free.pages));
-    } else {
-        let tails = parts().filter(|free| free.tail > 0 && fits_left(free, free.tail.min(left)));
-        if let Some(free) = tails.max_by_key(|free| free.tail.min(left)) {
-            filling.tail = Some(free.last(free.tail.min(left)));
-            left -= free.tail.min(left);
-        }
-        let used = filling.tail.map(|piece| piece.handle);
-        let heads = parts().filter(|free| {
-            let count = free.head.min(left);
-            count > 0 && Some(free.handle) != used && fits_right(free, count)
-        });
-        if let Some(free) = heads.max_by_key(|free| free.head.min(left)) {
-            filling.head = Some(free.first(free.head.min(left)));
-        }
-    }
-    filling
 }

@@ -13,28 +13,25 @@
 //! what is done through the new one is later in the stream's order. For pages that were last used
 //! on another stream, this stream is made to wait for that one on the device.
 //!
-//! `place` chooses the window, `gather` the pages, `carry` tells the driver and keeps the book,
-//! `shrink` takes ghosts away and gives handles back.
+//! `place` chooses the window, with what `survey` says of candidates and `gather` has found of free
+//! pages; `carry` tells the driver and keeps the book; `shrink` takes ghosts away and gives handles
+//! back.
 
 mod carry;
 mod gather;
 mod place;
 mod shrink;
+mod survey;
 
-use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-use carry::Part;
-use gather::Filling;
-use place::Window;
+use place::Plan;
 
 use super::Allocator;
 use super::slow::{NoSegment, Quest};
 use crate::config::CrossStream;
 use crate::driver::Driver;
 use crate::pages::PageStore;
-use crate::stats::Metric;
-use crate::units::PAGE;
 
 /// How often a window is chosen again because another thread took a part of it.
 const TRIES: u32 = 16;
@@ -77,13 +74,6 @@ impl<D: Driver> Allocator<D> {
     pub(super) fn sources(&self, quest: &Quest<'_>) -> Sources {
         let kept = quest.pool.is_kept_for_replay() || quest.device.is_capturing();
         if kept { Sources::New } else { Sources::Watermark }
-    }
-
-    /// How many bytes may be reserved before free pages are remapped.
-    fn watermark(&self, quest: &Quest<'_>) -> u64 {
-        let needed = self.policy.least_segment(quest.fit);
-        let live = quest.device.totals.stats(None).all(Metric::ActiveBytes);
-        self.policy.allowed_reserve(live.peak.max(live.current + needed))
     }
 
     /// Once the device or the limit refuses new handles: pages of all streams, then the host waits
@@ -132,55 +122,13 @@ impl<D: Driver> Allocator<D> {
         quest: &Quest<'_>,
         sources: Sources,
     ) -> Result<(), NoWindow> {
-        let window = self.place(store, quest)?;
+        let Plan { window, parts, .. } = self.place(store, quest, sources)?;
         for &at in &window.dead {
             self.unmap(store, quest.device, at).map_err(NoSegment::Failed)?;
         }
-        let parts = self.fill_parts(store, quest, &window, sources);
         self.carry(store, quest, &window, parts)?;
         let Quest { heap, fit, .. } = quest;
         store.remember(heap.id, fit.kind, window.units, (window.arena, window.start));
         Ok(())
-    }
-
-    /// What the empty parts of a window are filled with.
-    fn fill_parts(
-        &self,
-        store: &PageStore,
-        quest: &Quest<'_>,
-        window: &Window,
-        sources: Sources,
-    ) -> Vec<Part> {
-        let reserved = quest.device.reserved();
-        let allowed = if window.empty.is_empty() { 0 } else { self.watermark(quest) };
-        let may_take = |pages: u32| reserved + u64::from(pages) * PAGE <= allowed;
-        let new = match sources {
-            Sources::New => true,
-            Sources::Watermark => may_take(window.empty_pages()),
-            Sources::Aliases => false,
-        };
-        let all_streams = self.policy.cross_stream == CrossStream::Wait;
-        let mut taken: HashSet<_> = window.ghosts.iter().map(|(piece, _)| piece.handle).collect();
-        let mut parts = Vec::new();
-        for &pages in &window.empty {
-            let mut filling = if new {
-                Filling::new(pages.count)
-            } else {
-                self.gather(store, quest, window, pages, &taken, all_streams)
-            };
-            filling.new += pages.count.saturating_sub(filling.pages());
-            let room = store.arena(window.arena).room.around(pages.first);
-            let grown = self.policy.growth(pages.count, reserved);
-            if new
-                && window.empty.len() == 1
-                && may_take(grown)
-                && room.is_some_and(|room| pages.first + grown <= room.end())
-            {
-                filling.new = grown;
-            }
-            taken.extend(filling.pieces().map(|piece| piece.handle));
-            parts.push(Part { pages, filling, made: Vec::new() });
-        }
-        parts
     }
 }

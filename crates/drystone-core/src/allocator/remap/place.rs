@@ -1,96 +1,215 @@
-//! Choosing the window: where the pages for a request are to be, with the least to be moved.
+//! Choosing the window for a request, and what it is filled with: the plan that costs the least.
 //!
 //! Candidates are where a block of this size was put before, the largest free blocks beside holes
-//! (extended to either side), and addresses at which nothing is mapped. Each is surveyed: what is
-//! free there already, what would only have to change homes, what would have to be mapped.
+//! (extended to either side), where large free handles are mapped a second time, and addresses at
+//! which nothing is mapped. Each is surveyed and priced: driver calls by what they take on a busy
+//! GPU, and memory above the watermark by its [`crate::policy::Policy::page_price`].
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::NoWindow;
+use super::carry::Part;
+use super::gather::{Donors, Filling, Margin};
+use super::survey::Window;
+use super::{NoWindow, Sources};
 use crate::allocator::Allocator;
 use crate::allocator::slow::{NoSegment, Quest};
-use crate::block::BlockIndex;
 use crate::driver::Driver;
-use crate::heap::{FreeRun, Pages, Segment};
-use crate::pages::{ArenaAt, MappingAt, PageStore, Piece, Slot};
+use crate::heap::{FreeRun, Segment};
+use crate::pages::{ArenaAt, PageStore};
+use crate::stats::Metric;
 use crate::table::Place;
-use crate::units::{GRANULES_PER_PAGE, PAGE};
+use crate::units::{GRANULES_PER_PAGE, PAGE, PAGE_SHIFT};
 
 /// The free blocks beside holes that are tried: the largest.
-const LOOKS: usize = 64;
+const LOOKS: usize = 16;
+/// The free handles whose ghosts are tried: the largest.
+const ISLANDS: usize = 8;
 
-/// What moving a page costs besides driver calls, in µs: a page that is not moved keeps the layout
-/// that an earlier iteration built. Found by replaying, see docs/remapping.md.
-const MOVE_US: u64 = 20;
-/// What mapping a handle costs on a busy H100, in µs, and unmapping one.
+/// What driver calls take on a busy H100, in µs: mapping a handle and letting the device use it,
+/// making one besides, unmapping one. See docs/results/gpu/costs.jsonl.
 const MAP_US: u64 = 36;
+const CREATE_US: u64 = 10;
 const UNMAP_US: u64 = 45;
 
-/// A range of an arena, and what it takes to make all of it free.
-#[derive(Debug)]
-pub(super) struct Window {
-    pub(super) arena: ArenaAt,
-    /// In granules of the arena.
-    pub(super) start: u32,
-    pub(super) units: u32,
-    /// The parts that are holes.
-    pub(super) holes: Vec<Pages>,
-    /// Pieces that are mapped there as ghosts and free at home, with their mapping there.
-    pub(super) ghosts: Vec<(Piece, MappingAt)>,
-    /// The parts at which nothing is mapped, or nothing but what `dead` names.
-    pub(super) empty: Vec<Pages>,
-    /// Ghosts that are in the way, and that nothing uses any more.
-    pub(super) dead: Vec<MappingAt>,
-    /// Free blocks that the range has a part of: their pages stay where they are.
-    pub(super) free: Vec<BlockIndex>,
+/// A window and what its empty parts are filled with.
+pub(super) struct Plan {
+    pub(super) window: Window,
+    pub(super) parts: Vec<Part>,
+    /// µs, and pages that are moved.
+    cost: (u64, u32),
 }
 
-impl Window {
-    pub(super) fn empty_pages(&self) -> u32 {
-        self.empty.iter().map(|pages| pages.count).sum()
-    }
-
-    /// About what it costs in µs where handles have so many pages.
-    fn cost(&self, pages_per_handle: u32) -> u64 {
-        let moved: u32 = self.ghosts.iter().map(|(piece, _)| piece.count).sum();
-        let empty = self.empty_pages();
-        let maps = u64::from(empty.div_ceil(pages_per_handle)) * MAP_US;
-        maps + u64::from(moved + empty) * MOVE_US + self.dead.len() as u64 * UNMAP_US
-    }
+/// How much may be reserved, and what more costs.
+#[derive(Clone, Copy)]
+struct Watermark {
+    reserved: u64,
+    /// Bytes that may be reserved before more has a price.
+    free_of_price: u64,
+    /// Bytes up to which new memory is taken in larger steps than needed.
+    ample: u64,
+    /// µs a page.
+    price: u64,
 }
 
 impl<D: Driver> Allocator<D> {
-    /// The cheapest window for a request.
+    /// The cheapest plan for a request.
     pub(super) fn place(
         &self,
         store: &mut PageStore,
         quest: &Quest<'_>,
-    ) -> Result<Window, NoWindow> {
-        let usual = self.policy.handle_pages(quest.device.reserved());
+        sources: Sources,
+    ) -> Result<Plan, NoWindow> {
         let units = quest.fit.units_to_find();
-        let best = |store: &PageStore, starts: Vec<(ArenaAt, u32)>| {
-            let windows = starts
-                .into_iter()
-                .filter_map(|(arena, start)| self.survey(store, quest, arena, start, units));
-            windows.min_by_key(|window| window.cost(usual))
+        self.look_at_stream(store, quest);
+        let donors = match sources {
+            Sources::New => Donors::default(),
+            _ => self.donors(store, quest, units.div_ceil(GRANULES_PER_PAGE)),
         };
-        let mut starts = self.starts(store, quest);
-        let fresh = self.fresh(store, quest);
-        starts.extend(fresh);
-        if fresh.is_none() && starts.is_empty() {
-            self.add_arena(store, quest, units.div_ceil(GRANULES_PER_PAGE))?;
-            starts.extend(self.fresh(store, quest));
-        }
-        if let Some(window) = best(store, starts) {
-            return Ok(window);
+        let mark = self.watermark(quest, sources);
+        if let Some(plan) = self.best(store, quest, sources, &donors, mark) {
+            return Ok(plan);
         }
         self.add_arena(store, quest, units.div_ceil(GRANULES_PER_PAGE))?;
-        let starts = self.fresh(store, quest).into_iter().collect();
-        best(store, starts).ok_or(NoWindow::Ended(NoSegment::Full))
+        let plan = self.best(store, quest, sources, &donors, mark);
+        plan.ok_or(NoWindow::Ended(NoSegment::Full))
+    }
+
+    /// Finds out how far the request's stream has come: ghosts that it has passed are no obstacle.
+    fn look_at_stream(&self, store: &PageStore, quest: &Quest<'_>) {
+        if store.ghost_count() == 0 {
+            return;
+        }
+        let Some(_awake) = quest.device.outside_captures() else { return };
+        let ticker = quest.device.tickers.of(quest.request.stream);
+        let events = &quest.device.tickers.events;
+        let asked = ticker
+            .poll(&self.driver, events)
+            .and_then(|()| ticker.request(&self.driver, events, ticker.stamp()));
+        if let Err(error) = asked {
+            // The ghosts stay in the way.
+            tracing::warn!(%error, "cannot tell how far {} has come", ticker.stream);
+        }
+    }
+
+    fn best(
+        &self,
+        store: &PageStore,
+        quest: &Quest<'_>,
+        sources: Sources,
+        donors: &Donors,
+        mark: Watermark,
+    ) -> Option<Plan> {
+        let mut starts = self.starts(store, quest, donors);
+        starts.extend(self.fresh(store, quest));
+        let units = quest.fit.units_to_find();
+        let mut best: Option<Plan> = None;
+        let mut seen = HashSet::new();
+        for (arena, start) in starts {
+            if !seen.insert((arena, start)) {
+                continue;
+            }
+            let cheaper = |window: &Window| {
+                let least = u64::from(window.empty_pages().min(1)) * MAP_US;
+                best.as_ref().is_none_or(|plan| (least, 0) <= plan.cost)
+            };
+            let window = Window::survey(store, quest, arena, start, units).filter(cheaper);
+            let plan =
+                window.and_then(|window| self.plan(store, quest, sources, window, donors, mark));
+            if let Some(plan) = plan
+                && best.as_ref().is_none_or(|best| plan.cost < best.cost)
+            {
+                best = Some(plan);
+            }
+        }
+        best
+    }
+
+    /// How a surveyed window is filled best.
+    fn plan(
+        &self,
+        store: &PageStore,
+        quest: &Quest<'_>,
+        sources: Sources,
+        window: Window,
+        donors: &Donors,
+        mark: Watermark,
+    ) -> Option<Plan> {
+        let ways = match sources {
+            _ if window.empty.is_empty() => &[true][..],
+            Sources::New => &[true],
+            Sources::Watermark => &[true, false],
+            Sources::Aliases => &[false],
+        };
+        let heads = sources == Sources::Aliases;
+        let fill = |&new: &bool| {
+            let parts = self.fill(store, quest, &window, donors, new, heads, mark);
+            let cost = self.cost(quest, &window, &parts, mark);
+            (cost, parts)
+        };
+        let (cost, parts) = ways.iter().map(fill).min_by_key(|(cost, _)| *cost)?;
+        Some(Plan { window, parts, cost })
+    }
+
+    /// What the empty parts of a window are filled with: new memory, or free pages first.
+    #[allow(clippy::too_many_arguments)]
+    fn fill(
+        &self,
+        store: &PageStore,
+        quest: &Quest<'_>,
+        window: &Window,
+        donors: &Donors,
+        new: bool,
+        heads: bool,
+        mark: Watermark,
+    ) -> Vec<Part> {
+        let mut taken: HashSet<_> = window.ghosts.iter().map(|(piece, _)| piece.handle).collect();
+        let mut parts = Vec::new();
+        for &pages in &window.empty {
+            let room = store.arena(window.arena).room.around(pages.first);
+            let margin = room.filter(|room| pages.end() <= room.end());
+            let margin = margin.map_or(Margin { left: 0, right: 0 }, |room| Margin {
+                left: pages.first - room.first,
+                right: room.end() - pages.end(),
+            });
+            let mut filling = if new {
+                Filling::new(pages.count)
+            } else {
+                donors.fill(pages.count, margin, &window.free, &taken, heads)
+            };
+            filling.new += pages.count.saturating_sub(filling.pages());
+            let grown = self.policy.growth(pages.count, quest.device.reserved());
+            let ample = mark.reserved + u64::from(grown) * PAGE <= mark.ample;
+            if new && ample && window.empty.len() == 1 && grown - pages.count <= margin.right {
+                filling.new = grown;
+            }
+            taken.extend(filling.pieces().map(|piece| piece.handle));
+            parts.push(Part { pages, filling, made: Vec::new() });
+        }
+        parts
+    }
+
+    fn cost(
+        &self,
+        quest: &Quest<'_>,
+        window: &Window,
+        parts: &[Part],
+        mark: Watermark,
+    ) -> (u64, u32) {
+        let aliases: usize = parts.iter().map(|part| part.filling.pieces().count()).sum();
+        let new: u32 = parts.iter().map(|part| part.filling.new).sum();
+        let made = self.policy.handles(new, quest.device.reserved()).len();
+        let after = mark.reserved + u64::from(new) * PAGE;
+        let above = (after.saturating_sub(mark.free_of_price) >> PAGE_SHIFT).min(u64::from(new));
+        let us = aliases as u64 * MAP_US
+            + made as u64 * (CREATE_US + MAP_US)
+            + window.dead.len() as u64 * UNMAP_US
+            + above * mark.price;
+        (us, window.ghost_pages() + window.empty_pages() - new.min(window.empty_pages()))
     }
 
     /// Where a window may start, but for fresh addresses.
-    fn starts(&self, store: &PageStore, quest: &Quest<'_>) -> Vec<(ArenaAt, u32)> {
+    fn starts(&self, store: &PageStore, quest: &Quest<'_>, donors: &Donors) -> Vec<(ArenaAt, u32)> {
         let Quest { heap, fit, .. } = quest;
         let units = fit.units_to_find();
         let mut starts = store.remembered(heap.id, fit.kind, units);
@@ -105,6 +224,15 @@ impl<D: Driver> Allocator<D> {
             if run.offset % GRANULES_PER_PAGE == 0 && units > run.units {
                 let before = (units - run.units).next_multiple_of(GRANULES_PER_PAGE);
                 starts.extend(run.offset.checked_sub(before).map(|start| (arena, start)));
+            }
+        }
+        for handle in donors.largest(ISLANDS) {
+            for &at in store.handle(handle).mappings() {
+                let mapping = store.mapping(at);
+                let arena = store.arena(mapping.arena);
+                if store.is_ghost(at) && arena.heap.id == heap.id && arena.kind == fit.kind {
+                    starts.push((mapping.arena, mapping.first * GRANULES_PER_PAGE));
+                }
             }
         }
         starts
@@ -125,122 +253,24 @@ impl<D: Driver> Allocator<D> {
         Some((at, (room.first + skip) * GRANULES_PER_PAGE))
     }
 
-    /// What it takes to make a range free; none if a part of it is in use.
-    fn survey(
-        &self,
-        store: &PageStore,
-        quest: &Quest<'_>,
-        arena: ArenaAt,
-        start: u32,
-        units: u32,
-    ) -> Option<Window> {
-        let mut window = Window {
-            arena,
-            start,
-            units,
-            holes: Vec::new(),
-            ghosts: Vec::new(),
-            empty: Vec::new(),
-            dead: Vec::new(),
-            free: Vec::new(),
-        };
-        let at = store.arena(arena).at;
-        let end = start.checked_add(units)?;
-        let mut here = start;
-        while here < end {
-            let mut core = quest.heap.lock();
-            let hole = core.hole_around(at, here / GRANULES_PER_PAGE);
-            let run = if hole.is_none() { Some(core.run_at(at, here)?) } else { None };
-            drop(core);
-            if let Some(run) = run {
-                window.free.push(run.block);
-                here = run.offset + run.units;
-                continue;
-            }
-            let hole = hole.filter(|_| here % GRANULES_PER_PAGE == 0)?;
-            let first = here / GRANULES_PER_PAGE;
-            let last = hole.end().min(end.div_ceil(GRANULES_PER_PAGE));
-            window.holes.push(Pages::new(first, last - first));
-            here = last * GRANULES_PER_PAGE;
-        }
-        for hole in window.holes.clone() {
-            self.survey_hole(store, quest, &mut window, hole)?;
-        }
-        Some(window)
-    }
-
-    fn survey_hole(
-        &self,
-        store: &PageStore,
-        quest: &Quest<'_>,
-        window: &mut Window,
-        hole: Pages,
-    ) -> Option<()> {
-        let mut page = hole.first;
-        // The last page of an arena stays a hole.
-        if hole.end() >= store.arena(window.arena).pages() {
-            return None;
-        }
-        while page < hole.end() {
-            let rest = Pages::new(page, hole.end() - page);
-            match store.slot(window.arena, page) {
-                Slot::Home(_) => return None,
-                Slot::Empty => {
-                    let room = store.arena(window.arena).room.around(page)?;
-                    let count = room.end().min(hole.end()) - page;
-                    add_empty(&mut window.empty, Pages::new(page, count));
-                    page += count;
-                }
-                Slot::Ghost(_) if quest.pool.is_kept_for_replay() => return None,
-                Slot::Ghost(at) => {
-                    let piece = store.piece(at, rest);
-                    let twice = |(other, _): &(Piece, _)| other.overlaps(&piece);
-                    if store.mapping(at).usable
-                        && !window.ghosts.iter().any(twice)
-                        && self.is_free(store, quest, piece, window)
-                    {
-                        window.ghosts.push((piece, at));
-                    } else if store.is_ghost(at) && self.is_dead(store, quest, at) {
-                        window.dead.push(at);
-                        add_empty(&mut window.empty, Pages::new(page, piece.count));
-                    } else {
-                        return None;
-                    }
-                    page += piece.count;
-                }
+    fn watermark(&self, quest: &Quest<'_>, sources: Sources) -> Watermark {
+        let needed = self.policy.least_segment(quest.fit);
+        let live = quest.device.totals.stats(None).all(Metric::ActiveBytes);
+        let peak = live.peak.max(live.current + needed);
+        let reserved = quest.device.reserved();
+        match sources {
+            Sources::New => Watermark { reserved, free_of_price: u64::MAX, ample: 0, price: 0 },
+            Sources::Watermark => Watermark {
+                reserved,
+                free_of_price: self.policy.allowed_reserve(peak),
+                ample: self.policy.ample_reserve(peak),
+                price: self.policy.page_price(peak),
+            },
+            Sources::Aliases => {
+                let price = u64::from(u32::MAX);
+                Watermark { reserved, free_of_price: 0, ample: 0, price }
             }
         }
-        Some(())
-    }
-
-    /// Whether a piece is free where it is at home, outside the free blocks of the window.
-    fn is_free(&self, store: &PageStore, quest: &Quest<'_>, piece: Piece, window: &Window) -> bool {
-        let mut page = piece.first;
-        while page < piece.end() {
-            let (Some(home), count) = store.home(piece.handle, page) else { return false };
-            let count = count.min(piece.end() - page);
-            let mapping = store.mapping(home);
-            let arena = store.arena(mapping.arena);
-            if arena.heap.id != quest.heap.id {
-                return false;
-            }
-            let first = mapping.first + page;
-            let run = arena.heap.lock().run_around(arena.at, first);
-            let covers = |run: &FreeRun| {
-                first + count <= run.pages.end() && !window.free.contains(&run.block)
-            };
-            if !run.as_ref().is_some_and(covers) {
-                return false;
-            }
-            page += count;
-        }
-        true
-    }
-
-    /// Whether the stream of a ghost is known to have passed its last use.
-    fn is_dead(&self, store: &PageStore, quest: &Quest<'_>, at: MappingAt) -> bool {
-        let stamp = store.mapping(at).stamp;
-        quest.heap.lock().ticker().is_some_and(|ticker| ticker.has_passed(stamp))
     }
 
     /// Reserves addresses for an arena of the request's heap that has room for so many pages.
@@ -266,13 +296,5 @@ impl<D: Driver> Allocator<D> {
         drop(core);
         store.add_arena(Arc::clone(heap), at, base, (bytes / PAGE) as u32, fit.kind);
         Ok(())
-    }
-}
-
-/// Adds pages behind the others, joined with the last of them if they touch.
-fn add_empty(empty: &mut Vec<Pages>, pages: Pages) {
-    match empty.last_mut() {
-        Some(last) if last.end() == pages.first => last.count += pages.count,
-        _ => empty.push(pages),
     }
 }
