@@ -1,0 +1,158 @@
+//! Surveying a range of an arena: what is free there, what is free elsewhere but mapped there, what
+//! would have to be mapped.
+
+use crate::allocator::slow::Quest;
+use crate::block::BlockIndex;
+use crate::heap::{FreeRun, Pages};
+use crate::pages::{ArenaAt, MappingAt, PageStore, Piece, Slot};
+use crate::units::GRANULES_PER_PAGE;
+
+/// A range of an arena, and what it takes to make all of it free.
+#[derive(Debug)]
+pub(super) struct Window {
+    pub(super) arena: ArenaAt,
+    /// In granules of the arena.
+    pub(super) start: u32,
+    pub(super) units: u32,
+    /// The parts that are holes.
+    pub(super) holes: Vec<Pages>,
+    /// Pieces that are mapped there as ghosts and free at home, with their mapping there.
+    pub(super) ghosts: Vec<(Piece, MappingAt)>,
+    /// The parts at which nothing is mapped, or nothing but what `dead` names.
+    pub(super) empty: Vec<Pages>,
+    /// Ghosts that are in the way, and that nothing uses any more.
+    pub(super) dead: Vec<MappingAt>,
+    /// Free blocks that the range has a part of: their pages stay where they are.
+    pub(super) free: Vec<BlockIndex>,
+}
+
+impl Window {
+    /// What it takes to make a range free; none if a part of it is in use.
+    pub(super) fn survey(
+        store: &PageStore,
+        quest: &Quest<'_>,
+        arena: ArenaAt,
+        start: u32,
+        units: u32,
+    ) -> Option<Window> {
+        let mut window = Window {
+            arena,
+            start,
+            units,
+            holes: Vec::new(),
+            ghosts: Vec::new(),
+            empty: Vec::new(),
+            dead: Vec::new(),
+            free: Vec::new(),
+        };
+        let at = store.arena(arena).at;
+        let end = start.checked_add(units)?;
+        let mut here = start;
+        let mut core = quest.heap.lock();
+        while here < end {
+            let Some(hole) = core.hole_around(at, here / GRANULES_PER_PAGE) else {
+                let run = core.run_at(at, here)?;
+                window.free.push(run.block);
+                here = run.offset + run.units;
+                continue;
+            };
+            if here % GRANULES_PER_PAGE != 0 {
+                return None;
+            }
+            let first = here / GRANULES_PER_PAGE;
+            let last = hole.end().min(end.div_ceil(GRANULES_PER_PAGE));
+            window.holes.push(Pages::new(first, last - first));
+            here = last * GRANULES_PER_PAGE;
+        }
+        drop(core);
+        for hole in window.holes.clone() {
+            window.survey_hole(store, quest, hole)?;
+        }
+        Some(window)
+    }
+
+    /// Pages that have to be mapped.
+    pub(super) fn empty_pages(&self) -> u32 {
+        self.empty.iter().map(|pages| pages.count).sum()
+    }
+
+    /// Pages that change homes at no cost.
+    pub(super) fn ghost_pages(&self) -> u32 {
+        self.ghosts.iter().map(|(piece, _)| piece.count).sum()
+    }
+
+    fn survey_hole(&mut self, store: &PageStore, quest: &Quest<'_>, hole: Pages) -> Option<()> {
+        // The last page of an arena stays a hole.
+        if hole.end() >= store.arena(self.arena).pages() {
+            return None;
+        }
+        let mut page = hole.first;
+        while page < hole.end() {
+            let rest = Pages::new(page, hole.end() - page);
+            match store.slot(self.arena, page) {
+                Slot::Home(_) => return None,
+                Slot::Empty => {
+                    let room = store.arena(self.arena).room.around(page)?;
+                    let count = room.end().min(hole.end()) - page;
+                    self.add_empty(Pages::new(page, count));
+                    page += count;
+                }
+                Slot::Ghost(_) if quest.pool.is_kept_for_replay() => return None,
+                Slot::Ghost(at) => {
+                    let piece = store.piece(at, rest);
+                    let twice = |(other, _): &(Piece, _)| other.overlaps(&piece);
+                    if store.mapping(at).usable
+                        && !self.ghosts.iter().any(twice)
+                        && self.is_free(store, quest, piece)
+                    {
+                        self.ghosts.push((piece, at));
+                    } else if store.is_ghost(at) && is_dead(store, quest, at) {
+                        self.dead.push(at);
+                        self.add_empty(Pages::new(page, piece.count));
+                    } else {
+                        return None;
+                    }
+                    page += piece.count;
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Whether a piece is free where it is at home, outside the free blocks of the window.
+    fn is_free(&self, store: &PageStore, quest: &Quest<'_>, piece: Piece) -> bool {
+        let mut page = piece.first;
+        while page < piece.end() {
+            let (Some(home), count) = store.home(piece.handle, page) else { return false };
+            let count = count.min(piece.end() - page);
+            let mapping = store.mapping(home);
+            let arena = store.arena(mapping.arena);
+            if arena.heap.id != quest.heap.id {
+                return false;
+            }
+            let first = mapping.first + page;
+            let run = arena.heap.lock().run_around(arena.at, first);
+            let covers =
+                |run: &FreeRun| first + count <= run.pages.end() && !self.free.contains(&run.block);
+            if !run.as_ref().is_some_and(covers) {
+                return false;
+            }
+            page += count;
+        }
+        true
+    }
+
+    /// Adds pages behind the other empty ones, joined with the last of them if they touch.
+    fn add_empty(&mut self, pages: Pages) {
+        match self.empty.last_mut() {
+            Some(last) if last.end() == pages.first => last.count += pages.count,
+            _ => self.empty.push(pages),
+        }
+    }
+}
+
+/// Whether the stream of a ghost is known to have passed its last use.
+fn is_dead(store: &PageStore, quest: &Quest<'_>, at: MappingAt) -> bool {
+    let stamp = store.mapping(at).stamp;
+    quest.heap.lock().ticker().is_some_and(|ticker| ticker.has_passed(stamp))
+}
