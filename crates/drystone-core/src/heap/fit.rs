@@ -75,36 +75,21 @@ impl HeapCore {
     }
 
     /// Makes the free block `index`, or the part of it that fits, a used one: its index and address.
-    /// The part is at the lower end, or at the upper one.
+    /// The part begins at the first aligned address that is `skip` granules or more from the
+    /// block's start.
     #[inline]
-    pub(super) fn carve(
-        &mut self,
-        index: BlockIndex,
-        fit: &Fit,
-        upper_end: bool,
-    ) -> (BlockIndex, u64) {
+    pub(super) fn carve(&mut self, index: BlockIndex, fit: &Fit, skip: u32) -> (BlockIndex, u64) {
         debug_assert!(self.blocks[index].state() == State::Free);
         self.tick += 1;
         self.unfile(index, fit.kind);
         let mut index = index;
-        let base = self.segment(self.blocks[index].segment()).base;
-        let mut address = base + (u64::from(self.blocks[index].offset) << GRANULE_SHIFT);
-        if upper_end {
-            let skipped = self.blocks[index].units - fit.units;
-            let end = address + (u64::from(skipped) << GRANULE_SHIFT);
+        let start = self.address_of(index);
+        let wanted = start + (u64::from(skip) << GRANULE_SHIFT);
+        let address = wanted.next_multiple_of(fit.align);
+        if address != start {
             let head = index;
-            let skipped = skipped - ((end & (fit.align - 1)) >> GRANULE_SHIFT) as u32;
-            if skipped > 0 {
-                index = self.split(head, skipped);
-                self.file(head, fit.kind);
-                address += u64::from(skipped) << GRANULE_SHIFT;
-            }
-        } else if address & (fit.align - 1) != 0 {
-            let skipped = address.next_multiple_of(fit.align) - address;
-            let head = index;
-            index = self.split(head, (skipped >> GRANULE_SHIFT) as u32);
+            index = self.split(head, ((address - start) >> GRANULE_SHIFT) as u32);
             self.file(head, fit.kind);
-            address += skipped;
         }
         let remainder = self.blocks[index].units - fit.units;
         if remainder > 0 && fit.splits(remainder) {
@@ -113,6 +98,17 @@ impl HeapCore {
         }
         self.blocks[index].set_used(fit.requested);
         (index, address)
+    }
+
+    /// How far from the start of a free block its last part begins that serves the request.
+    pub(super) fn upper_part(&self, index: BlockIndex, fit: &Fit) -> u32 {
+        let skip = self.blocks[index].units - fit.units;
+        if !fit.splits(skip) {
+            return 0;
+        }
+        let address = self.address_of(index) + (u64::from(skip) << GRANULE_SHIFT);
+        let over = (address & (fit.align - 1)) >> GRANULE_SHIFT;
+        skip - over as u32
     }
 
     /// Makes a free block that is in no bin a used one as it is: its address.

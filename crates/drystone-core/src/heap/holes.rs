@@ -55,8 +55,9 @@ pub(crate) struct FreeRun {
     pub(crate) units: u32,
     /// The pages that lie wholly in it.
     pub(crate) pages: Pages,
-    /// The pages of the hole right behind it, if there is one.
-    pub(crate) hole: Option<Pages>,
+    /// Whether there is a hole right before it, and right behind it.
+    pub(crate) hole_before: bool,
+    pub(crate) hole_behind: bool,
 }
 
 impl HeapCore {
@@ -98,11 +99,10 @@ impl HeapCore {
         if !self.segment(segment).is_arena() {
             return None;
         }
-        let behind = &self.blocks[record.next];
-        let hole =
-            (behind.state() == State::Hole).then(|| Pages::inside(behind.offset, behind.end()));
+        let hole_before = self.blocks[record.prev].state() == State::Hole;
+        let hole_behind = self.blocks[record.next].state() == State::Hole;
         let pages = Pages::inside(offset, record.end());
-        Some(FreeRun { block, segment, offset, units, pages, hole })
+        Some(FreeRun { block, segment, offset, units, pages, hole_before, hole_behind })
     }
 
     /// The free blocks of arenas that have at least `units` granules, from the largest.

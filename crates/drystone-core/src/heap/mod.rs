@@ -134,7 +134,8 @@ impl Heap {
         }
         if fit.kind == Kind::Large && core.arenas > 0 {
             let Choice { index, upper_end } = core.find_place(fit, &self.counters)?;
-            let (index, address) = core.carve(index, fit, upper_end);
+            let skip = if upper_end { core.upper_part(index, fit) } else { 0 };
+            let (index, address) = core.carve(index, fit, skip);
             return Some(self.count(core, index, address, fit));
         }
         let index = core.find(fit)?;
@@ -144,8 +145,25 @@ impl Heap {
     /// Hands out a part of the free block `index`, which is large enough, counted.
     #[inline]
     pub(crate) fn hand_out(&self, core: &mut HeapCore, index: BlockIndex, fit: &Fit) -> Handed {
-        let (index, address) = core.carve(index, fit, false);
+        let (index, address) = core.carve(index, fit, 0);
         self.count(core, index, address, fit)
+    }
+
+    /// Hands out a block at a granule of an arena, counted. None if that is not free any more.
+    pub(crate) fn hand_out_at(
+        &self,
+        core: &mut HeapCore,
+        arena: u32,
+        start: u32,
+        fit: &Fit,
+    ) -> Option<Handed> {
+        let run = core.run_at(arena, start)?;
+        let skip = start - run.offset;
+        if run.units - skip < fit.units_to_find() {
+            return None;
+        }
+        let (index, address) = core.carve(run.block, fit, skip);
+        Some(self.count(core, index, address, fit))
     }
 
     #[inline(always)]

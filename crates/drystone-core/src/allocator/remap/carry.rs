@@ -59,14 +59,15 @@ impl Part {
 }
 
 impl<D: Driver> Allocator<D> {
-    /// Brings the pages of a window to it: its ghosts, and what fills its empty parts.
+    /// Brings the pages of a window to it, its ghosts and what fills its empty parts, and hands the
+    /// block out of it.
     pub(super) fn carry(
         &self,
         store: &mut PageStore,
         quest: &Quest<'_>,
         window: &Window,
         mut parts: Vec<Part>,
-    ) -> Result<(), NoWindow> {
+    ) -> Result<u64, NoWindow> {
         let mut hand = InHand::default();
         let ghosts = window.ghosts.iter().map(|&(piece, _)| piece);
         let pieces = ghosts.chain(parts.iter().flat_map(|part| part.filling.pieces()));
@@ -98,11 +99,11 @@ impl<D: Driver> Allocator<D> {
             let segment = store.arena(window.arena).at;
             quest.heap.lock().set_spots(segment, pages, piece.first, of);
         }
-        self.hand_over(store, quest, window, &parts);
+        let address = self.hand_over(store, quest, window, &parts);
         for taken in hand.taken.iter().filter(|taken| taken.pool != quest.pool.id) {
             quest.device.totals.left_pool(taken.pool, taken.kind, 0, taken.bytes());
         }
-        Ok(())
+        address.ok_or(NoWindow::Lost)
     }
 
     /// Takes a piece out of the free blocks where it is at home. False if it is not free any more;
@@ -243,9 +244,16 @@ impl<D: Driver> Allocator<D> {
         Err(NoSegment::Failed(error))
     }
 
-    /// Lets the heap have the window, counted.
-    fn hand_over(&self, store: &PageStore, quest: &Quest<'_>, window: &Window, parts: &[Part]) {
-        let Quest { device, heap, .. } = quest;
+    /// Lets the heap have the window, counted, and hands the block out of it. None if another
+    /// thread was faster.
+    fn hand_over(
+        &self,
+        store: &PageStore,
+        quest: &Quest<'_>,
+        window: &Window,
+        parts: &[Part],
+    ) -> Option<u64> {
+        let Quest { device, ref heap, fit, .. } = *quest;
         let arena = store.arena(window.arena);
         let beyond = parts.iter().map(|part| {
             let filled = part.filled();
@@ -258,7 +266,11 @@ impl<D: Driver> Allocator<D> {
             heap.fill(&mut core, arena.at, pages);
             self.note_pages(&core, Action::SegmentMap, arena.address(pages.first), pages);
         }
+        let handed = heap.hand_out_at(&mut core, arena.at, window.start, fit);
         device.totals.sum_up(heap, &mut core.thresholds);
+        let handed = handed?;
+        self.note_allocation(device, &core, handed, fit);
+        Some(handed.address)
     }
 
     /// Takes a mapping away that nothing can be using.

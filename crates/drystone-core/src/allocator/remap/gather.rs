@@ -30,6 +30,8 @@ struct FreeHandle {
     head: u32,
     /// Free pages up to the last.
     tail: u32,
+    /// The longest stretch of free pages: the first of them, and how many.
+    middle: (u32, u32),
     /// The free blocks of the request's heap in which it has pages.
     blocks: Vec<BlockIndex>,
 }
@@ -137,6 +139,18 @@ impl Donors {
             !taken.contains(&free.handle) && !free.blocks.iter().any(|block| kept.contains(block))
         };
         let usable: Vec<&FreeHandle> = self.handles.iter().filter(allowed).collect();
+        let inside = usable.iter().filter(|free| {
+            let (first, count) = free.middle;
+            !free.is_whole()
+                && count >= needed
+                && first <= margin.left
+                && free.pages - first - needed <= margin.right
+        });
+        if let Some(free) = inside.min_by_key(|free| free.middle.1) {
+            let (first, _) = free.middle;
+            filling.tail = Some(Piece { handle: free.handle, first, count: needed });
+            return filling;
+        }
         let mut rest = Vec::new();
         for free in usable {
             if free.is_whole() && free.pages <= left {
@@ -244,25 +258,18 @@ impl<'a> Search<'a> {
     fn look_at(&mut self, handle: HandleAt) {
         let pages = self.store.handle(handle).pages();
         self.blocks.clear();
-        let head = self.free_from(handle, 0);
-        let mut tail = head;
-        if head < pages {
-            // The last free stretch that ends with the last page.
-            tail = 0;
-            let mut page = head + 1;
-            while page < pages {
-                let free = self.free_from(handle, page);
-                if page + free == pages {
-                    tail = free;
-                    break;
-                }
-                page += free + 1;
-            }
+        let (mut page, mut head, mut tail, mut middle) = (0, 0, 0, (0, 0));
+        while page < pages {
+            let free = self.free_from(handle, page);
+            head = if page == 0 { free } else { head };
+            tail = if page + free == pages { free } else { 0 };
+            middle = if free > middle.1 { (page, free) } else { middle };
+            page += free + 1;
         }
-        if head > 0 || tail > 0 {
+        if middle.1 > 0 {
             self.whole += if head == pages { pages } else { 0 };
             let blocks = std::mem::take(&mut self.blocks);
-            self.found.push(FreeHandle { handle, pages, head, tail, blocks });
+            self.found.push(FreeHandle { handle, pages, head, tail, middle, blocks });
         }
     }
 

@@ -106,7 +106,10 @@ impl<D: Driver> Allocator<D> {
                 return Ok(address);
             }
             match self.open_window(&mut store, quest, sources) {
-                Ok(()) => self.trim(&mut store, quest.device),
+                Ok(address) => {
+                    self.trim(&mut store, quest.device);
+                    return Ok(address);
+                }
                 Err(NoWindow::Lost) => {}
                 Err(NoWindow::Ended(why)) => return Err(why),
             }
@@ -114,21 +117,20 @@ impl<D: Driver> Allocator<D> {
         Err(NoSegment::Full)
     }
 
-    /// Opens the best window for a request: afterwards a free block serves it, unless another
-    /// thread is faster.
+    /// Opens the best window for a request, and hands the block out of it.
     fn open_window(
         &self,
         store: &mut PageStore,
         quest: &Quest<'_>,
         sources: Sources,
-    ) -> Result<(), NoWindow> {
+    ) -> Result<u64, NoWindow> {
         let Plan { window, parts, .. } = self.place(store, quest, sources)?;
         for &at in &window.dead {
             self.unmap(store, quest.device, at).map_err(NoSegment::Failed)?;
         }
-        self.carry(store, quest, &window, parts)?;
+        let address = self.carry(store, quest, &window, parts)?;
         let Quest { heap, fit, .. } = quest;
         store.remember(heap.id, fit.kind, window.units, (window.arena, window.start));
-        Ok(())
+        Ok(address)
     }
 }

@@ -214,14 +214,16 @@ impl<D: Driver> Allocator<D> {
         let units = fit.units_to_find();
         let mut starts = store.remembered(heap.id, fit.kind, units);
         let mut core = heap.lock();
-        let runs: Vec<FreeRun> = core.runs(fit.kind, 1).take(LOOKS).collect();
+        let beside = |run: &FreeRun| run.hole_before || run.hole_behind;
+        let runs = core.runs(fit.kind, 1).take(8 * LOOKS).filter(beside);
+        let runs: Vec<FreeRun> = runs.take(LOOKS).collect();
         drop(core);
         for run in runs {
             let Some(arena) = store.arena_of(heap.id, run.segment) else { continue };
-            if run.hole.is_some() {
+            if run.hole_behind {
                 starts.push((arena, run.offset));
             }
-            if run.offset % GRANULES_PER_PAGE == 0 && units > run.units {
+            if run.hole_before && units > run.units {
                 let before = (units - run.units).next_multiple_of(GRANULES_PER_PAGE);
                 starts.extend(run.offset.checked_sub(before).map(|start| (arena, start)));
             }
@@ -233,6 +235,16 @@ impl<D: Driver> Allocator<D> {
                 if store.is_ghost(at) && arena.heap.id == heap.id && arena.kind == fit.kind {
                     starts.push((mapping.arena, mapping.first * GRANULES_PER_PAGE));
                 }
+            }
+        }
+        // What lies to the left of these may be had as cheaply.
+        let reach = 2 * units.div_ceil(GRANULES_PER_PAGE);
+        for at in 0..starts.len() {
+            let (arena, start) = starts[at];
+            let page = start.div_ceil(GRANULES_PER_PAGE);
+            let first = Window::leftmost(store, quest, arena, page, reach);
+            if first < page {
+                starts.push((arena, first * GRANULES_PER_PAGE));
             }
         }
         starts

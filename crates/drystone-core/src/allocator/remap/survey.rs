@@ -35,16 +35,7 @@ impl Window {
         start: u32,
         units: u32,
     ) -> Option<Window> {
-        let mut window = Window {
-            arena,
-            start,
-            units,
-            holes: Vec::new(),
-            ghosts: Vec::new(),
-            empty: Vec::new(),
-            dead: Vec::new(),
-            free: Vec::new(),
-        };
+        let mut window = Window { start, units, ..Window::new(arena) };
         let at = store.arena(arena).at;
         let end = start.checked_add(units)?;
         let mut here = start;
@@ -69,6 +60,55 @@ impl Window {
             window.survey_hole(store, quest, hole)?;
         }
         Some(window)
+    }
+
+    /// How far to the left of a page pages are free, or free elsewhere and mapped here, up to
+    /// `most` of them: the first of them.
+    pub(super) fn leftmost(
+        store: &PageStore,
+        quest: &Quest<'_>,
+        arena: ArenaAt,
+        page: u32,
+        most: u32,
+    ) -> u32 {
+        let least = page.saturating_sub(most);
+        let at = store.arena(arena).at;
+        let mut window = Window::new(arena);
+        let mut first = page;
+        while first > least {
+            let before = first - 1;
+            match store.slot(arena, before) {
+                Slot::Empty => break,
+                Slot::Home(_) => {
+                    let run = quest.heap.lock().run_around(at, before);
+                    let Some(run) = run.filter(|run| run.pages.end() >= first) else { break };
+                    window.free.push(run.block);
+                    first = run.pages.first;
+                }
+                Slot::Ghost(mapping) => {
+                    let from = store.mapping(mapping).first.max(least);
+                    let piece = store.piece(mapping, Pages::new(from, first - from));
+                    if !store.mapping(mapping).usable || !window.is_free(store, quest, piece) {
+                        break;
+                    }
+                    first = from;
+                }
+            }
+        }
+        first
+    }
+
+    fn new(arena: ArenaAt) -> Window {
+        Window {
+            arena,
+            start: 0,
+            units: 0,
+            holes: Vec::new(),
+            ghosts: Vec::new(),
+            empty: Vec::new(),
+            dead: Vec::new(),
+            free: Vec::new(),
+        }
     }
 
     /// Pages that have to be mapped.
