@@ -181,6 +181,12 @@ pub enum PointerError {
         /// Where the block around it starts.
         block: u64,
     },
+    /// No pin is known by the address.
+    #[error("{pointer:#x} is not pinned: unpin by the address that was pinned, as often as it was")]
+    NotPinned {
+        /// The address given.
+        pointer: u64,
+    },
     /// The block is of another device than the caller says.
     #[error("{pointer:#x} was allocated on {actual}, not on {given}")]
     WrongDevice {

@@ -1,11 +1,13 @@
 //! The allocator: requests, frees and recorded streams; the fast path lives in this file.
 //!
 //! The other files hold what is rarer: `slow` (a request that the cache cannot serve), `release`
-//! (giving memory back), `lend` (memory of other streams), `pools`, `limits`, `report`, `check`.
+//! (giving memory back), `lend` (memory of other streams), `pools`, `limits`, `pins`, `report`,
+//! `check`.
 
 mod check;
 mod lend;
 mod limits;
+mod pins;
 mod pools;
 mod release;
 mod remap;

@@ -135,6 +135,11 @@ impl HeapCore {
         if segment.holes.as_ref().map_or(0, |known| known.len()) != holes {
             return here("ends an arena whose holes are not those that are known", before);
         }
+        for page in segment.pins.check()? {
+            if segment.is_arena() && self.hole_around(at, page).is_some() {
+                return here("is there, but a pinned page is not", before);
+            }
+        }
         if end != segment.units {
             return here("is the last but does not end the segment", before);
         }

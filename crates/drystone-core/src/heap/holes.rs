@@ -112,10 +112,15 @@ impl HeapCore {
         largest.filter_map(|block| self.run(block))
     }
 
-    /// The free block around a page of an arena, if the page is wholly free.
+    /// The free block around a page of an arena, if the page is wholly free and no pin lies on it;
+    /// of its pages those around this one that can go with it.
     pub(crate) fn run_around(&mut self, at: u32, page: u32) -> Option<FreeRun> {
         let run = self.run_at(at, page * GRANULES_PER_PAGE)?;
-        (run.pages.first <= page && page < run.pages.end()).then_some(run)
+        if !(run.pages.first <= page && page < run.pages.end()) {
+            return None;
+        }
+        let pages = self.segment(at).pins.free_around(run.pages, page)?;
+        Some(FreeRun { pages, ..run })
     }
 
     /// Notes which pages of their handle pages of an arena are, from `number` on.
@@ -189,7 +194,8 @@ impl Heap {
     }
 
     /// Takes pages that lie wholly in one free block away from it, so that they are a hole, and
-    /// counts them as if they had never come. False, and nothing done, if they are not free.
+    /// counts them as if they had never come. False, and nothing done, if they are not free or a
+    /// pin lies on them.
     pub(crate) fn drain(&self, core: &mut HeapCore, at: u32, pages: Pages) -> bool {
         let free = core.run_around(at, pages.first);
         let Some(run) = free.filter(|run| pages.end() <= run.pages.end()) else { return false };

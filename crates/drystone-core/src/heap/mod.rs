@@ -9,6 +9,7 @@ mod give;
 mod holes;
 mod park;
 mod pending;
+mod pins;
 mod segments;
 mod strand;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::pins::Pins;
 use super::strand::Spot;
 use super::{Heap, HeapCore, Term};
 use crate::block::{Block, BlockIndex, Blocks, NONE, State};
@@ -33,6 +34,7 @@ pub(crate) struct Segment {
     pub(super) holes: Option<BTreeMap<u32, BlockIndex>>,
     /// Of an arena: for each page at home there, which one it is of its handle.
     pub(super) spots: Box<[Spot]>,
+    pub(super) pins: Pins,
     /// The heap's tick when the segment last became one free block.
     pub(super) idle_since: u64,
     /// The stamp of the heap's stream at that time: when it has passed, no stream uses the bytes.
@@ -57,6 +59,7 @@ impl Segment {
             chunk_shift,
             holes,
             spots,
+            pins: Pins::default(),
             idle_since,
             idle_stamp,
         }
@@ -200,13 +203,14 @@ impl HeapCore {
         (at, index)
     }
 
-    /// Lets a segment go if it is there, starts at `base` and is one free block.
+    /// Lets a segment go if it is there, starts at `base` and is one free block without a pin.
     pub(super) fn remove_segment(&mut self, at: u32, base: u64) -> Option<Segment> {
         let segment = self.segments.get(at as usize)?.as_ref()?;
         let (index, kind) = (segment.first, segment.kind);
         let block = &self.blocks[index];
         // An arena never becomes one free block: its last page stays a hole.
-        if segment.base != base || block.state() != State::Free || block.next != NONE {
+        let whole = block.state() == State::Free && block.next == NONE;
+        if segment.base != base || !whole || !segment.pins.is_empty() {
             return None;
         }
         self.unfile(index, kind);
@@ -218,7 +222,7 @@ impl HeapCore {
         Some(segment)
     }
 
-    /// The segments that are one free block.
+    /// The segments that are one free block, without a pin.
     pub(crate) fn idle_segments(&mut self) -> Vec<IdleSegment> {
         self.unpark_all();
         if self.idle == 0 {
@@ -228,7 +232,8 @@ impl HeapCore {
         let idle = segments.filter_map(|(index, segment)| {
             let segment = segment.as_ref()?;
             let block = &self.blocks[segment.first];
-            (block.state() == State::Free && block.next == NONE).then(|| IdleSegment {
+            let whole = block.state() == State::Free && block.next == NONE;
+            (whole && segment.pins.is_empty()).then(|| IdleSegment {
                 index: index as u32,
                 term: self.term,
                 base: segment.base,

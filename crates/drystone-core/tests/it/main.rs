@@ -9,6 +9,7 @@ mod errors;
 mod faults;
 mod history;
 mod orderings;
+mod pins;
 mod pools;
 mod pressure;
 mod races;
