@@ -28,9 +28,37 @@ const ARENA_MIN: u64 = 1 << 30;
 /// What as much memory above the allowed reserve costs as is live at the peak, in µs.
 const PRICE_US: u64 = 5_000_000;
 
-/// The least and the largest usual handle, in pages.
-const HANDLE_MIN: u32 = 2;
+/// The largest handle, in pages.
 const HANDLE_MAX: u32 = 64;
+
+/// How driver calls are weighed against memory. Small handles strand little beside a survivor; large
+/// ones cost fewer calls. Found by replaying; docs/remapping.md has the figures.
+#[derive(Clone, Copy, Debug)]
+struct Thrift {
+    /// What may be reserved above the peak of live bytes, as a part of it.
+    slack: f64,
+    /// The usual handle, as a part of what is reserved, and in pages at least.
+    handle_part: f64,
+    handle_min: u32,
+    /// What is taken at once while there is ample room, as a part of what is reserved.
+    growth_part: f64,
+}
+
+impl Thrift {
+    fn of(reserve: Reserve) -> Thrift {
+        match reserve {
+            Reserve::Lean => {
+                Thrift { slack: 0.01, handle_part: 0.003, handle_min: 2, growth_part: 0.003 }
+            }
+            Reserve::Balanced => {
+                Thrift { slack: 0.035, handle_part: 0.02, handle_min: 6, growth_part: 0.02 }
+            }
+            Reserve::Fast => {
+                Thrift { slack: f64::INFINITY, handle_part: 0.02, handle_min: 8, growth_part: 0.02 }
+            }
+        }
+    }
+}
 
 /// The part of the time since the allocator was made that trading segments in may take, and what
 /// it may take beyond that: a workload that gains nothing from it is not slowed for long.
@@ -46,8 +74,7 @@ pub(crate) struct Policy {
     granularity: Option<u64>,
     min_large_segment: u64,
     slack: f64,
-    handle_part: f64,
-    growth_part: f64,
+    thrift: Thrift,
     pub(crate) cross_stream: CrossStream,
     pub(crate) garbage_collection_threshold: f64,
     pub(crate) max_split_size: Option<u64>,
@@ -58,6 +85,7 @@ impl Policy {
     pub(crate) fn new(config: &Config) -> Self {
         let units = |bytes: u64| u32::try_from(bytes >> GRANULE_SHIFT).unwrap_or(u32::MAX);
         let remainder = config.min_split_remainder.unwrap_or(LEAST_LARGE_REMAINDER);
+        let thrift = Thrift::of(config.reserve);
         Policy {
             roundup: config
                 .roundup_power2_divisions
@@ -72,14 +100,11 @@ impl Policy {
             small_segment: config.small_segment_size,
             granularity: config.segment_granularity,
             min_large_segment: config.min_large_segment.unwrap_or(0),
-            slack: config.slack.unwrap_or(match (config.backing, config.reserve) {
-                (Backing::Malloc, _) => SEGMENT_SLACK,
-                (Backing::Vmm, Reserve::Lean) => 0.005,
-                (Backing::Vmm, Reserve::Balanced) => 0.04,
-                (Backing::Vmm, Reserve::Fast) => f64::INFINITY,
+            slack: config.slack.unwrap_or(match config.backing {
+                Backing::Malloc => SEGMENT_SLACK,
+                Backing::Vmm => thrift.slack,
             }),
-            handle_part: std::env::var("HP").ok().and_then(|v| v.parse().ok()).unwrap_or(0.0025),
-            growth_part: std::env::var("GP").ok().and_then(|v| v.parse().ok()).unwrap_or(0.0),
+            thrift,
             cross_stream: config.cross_stream,
             garbage_collection_threshold: config.garbage_collection_threshold,
             max_split_size: config.max_split_size,
@@ -152,8 +177,8 @@ impl Policy {
     /// The usual pages of a handle where so many bytes are reserved: a survivor keeps the whole
     /// handle that it lies in, which may be more the more there is.
     pub(crate) fn handle_pages(&self, reserved: u64) -> u32 {
-        let part = (reserved >> PAGE_SHIFT) as f64 * self.handle_part;
-        (part as u32).clamp(HANDLE_MIN, HANDLE_MAX)
+        let part = (reserved >> PAGE_SHIFT) as f64 * self.thrift.handle_part;
+        (part as u32).clamp(self.thrift.handle_min, HANDLE_MAX)
     }
 
     /// The handles of which new memory is made, in pages.
@@ -179,10 +204,10 @@ impl Policy {
         PRICE_US / (peak >> PAGE_SHIFT).max(1)
     }
 
-    /// New pages to take where `needed` are, with so many bytes reserved.
-    pub(crate) fn growth(&self, needed: u32, reserved: u64) -> u32 {
-        let part = (reserved >> PAGE_SHIFT) as f64 * self.growth_part;
-        needed.max((part as u32).min(HANDLE_MAX))
+    /// New pages to take at least, where there is ample room and so many bytes are reserved.
+    pub(crate) fn growth(&self, reserved: u64) -> u32 {
+        let part = (reserved >> PAGE_SHIFT) as f64 * self.thrift.growth_part;
+        (part as u32).min(HANDLE_MAX)
     }
 
     /// Pages that stay without memory between windows, in an arena of so many bytes.

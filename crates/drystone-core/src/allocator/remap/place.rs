@@ -178,10 +178,11 @@ impl<D: Driver> Allocator<D> {
                 donors.fill(pages.count, margin, &window.free, &taken, heads)
             };
             filling.new += pages.count.saturating_sub(filling.pages());
-            let grown = self.policy.growth(pages.count, quest.device.reserved());
-            let ample = mark.reserved + u64::from(grown) * PAGE <= mark.ample;
-            if new && ample && window.empty.len() == 1 && grown - pages.count <= margin.right {
-                filling.new = grown;
+            if new && window.empty.len() == 1 {
+                let ample = mark.ample.saturating_sub(mark.reserved) >> PAGE_SHIFT;
+                let most = u64::from(pages.count + margin.right).min(ample) as u32;
+                let grown = self.policy.growth(quest.device.reserved()).min(most);
+                filling.new = filling.new.max(grown);
             }
             taken.extend(filling.pieces().map(|piece| piece.handle));
             parts.push(Part { pages, filling, made: Vec::new() });
