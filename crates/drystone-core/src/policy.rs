@@ -24,6 +24,8 @@ const SEGMENT_SLACK: f64 = 0.1;
 
 /// Addresses of a heap's first arena.
 const ARENA_MIN: u64 = 1 << 30;
+/// The most addresses of an arena, of which 32 bits can count the granules: less than 2 TiB.
+const ARENA_MAX: u64 = (1 << 41) - PAGE;
 
 /// What as much memory above the allowed reserve costs as is live at the peak, in µs.
 const PRICE_US: u64 = 5_000_000;
@@ -171,7 +173,7 @@ impl Policy {
     pub(crate) fn arena(&self, total: u64, held: u64, needed: u64) -> u64 {
         let grown = (2 * held).clamp(total.max(ARENA_MIN), (4 * total).max(ARENA_MIN));
         // The last page stays without memory.
-        round_up(grown.max(2 * needed) + PAGE, PAGE)
+        round_up(grown.max(2 * needed) + PAGE, PAGE).min(ARENA_MAX)
     }
 
     /// The usual pages of a handle where so many bytes are reserved: a survivor keeps the whole

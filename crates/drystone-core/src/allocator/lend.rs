@@ -184,7 +184,7 @@ impl<D: Driver> Allocator<D> {
         if let Some(key) = lender.key
             && key.pool != pool.id
         {
-            device.totals.left_pool(key.pool, fit.kind, 1, bytes);
+            device.totals.segment_left(key.pool, fit.kind, bytes);
         }
         lender.came_to_rest();
         Ok(handed.address)

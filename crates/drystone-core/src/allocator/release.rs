@@ -64,14 +64,16 @@ impl<D: Driver> Allocator<D> {
         };
         let segments = self.release(device, self.candidates(device, wanted))?;
         self.unseal(device)?;
-        let pages = self.release_pages(device, wanted, u64::MAX)?;
+        let pages = self.release_pages(device, wanted, u64::MAX);
+        self.tell_reserved(device);
+        let pages = pages?;
         self.retire_released_pools(device);
         Ok(segments + pages)
     }
 
     /// Whether memory cached by a pool may be taken from it: it is the default pool's, or nobody
     /// holds the pool.
-    fn may_release(&self, device: &Device, id: PoolId) -> bool {
+    pub(super) fn may_release(&self, device: &Device, id: PoolId) -> bool {
         id == PoolId::DEFAULT || device.is_orphaned(id)
     }
 

@@ -137,14 +137,32 @@ impl Totals {
         self.lease.store(NOBODY, Relaxed);
     }
 
-    /// Counts segments and bytes that went from a pool to another one as taken off the first. The
-    /// device still has them.
-    pub(crate) fn left_pool(&self, pool: PoolId, kind: Kind, segments: u64, bytes: u64) {
+    /// Counts a segment that went from a pool to another one as taken off the first. The device
+    /// still has it.
+    pub(crate) fn segment_left(&self, pool: PoolId, kind: Kind, bytes: u64) {
         if let Some(scope) = self.scopes.lock().pools.get_mut(&pool) {
             for level in [kind as usize, 2] {
-                scope.retired[level][Metric::Segment as usize] += segments;
+                scope.retired[level][Metric::Segment as usize] += 1;
                 scope.retired[level][Metric::ReservedBytes as usize] += bytes;
             }
+        }
+    }
+
+    /// Counts pages that went to another heap, or to the other kind, as taken off where they were.
+    /// The device still has them.
+    pub(crate) fn pages_left(&self, from: (PoolId, Kind), to: (PoolId, Kind), bytes: u64) {
+        let (reserved, kind) = (Metric::ReservedBytes as usize, from.1 as usize);
+        let (leaves_pool, leaves_kind) = (from.0 != to.0, from.1 != to.1);
+        if !leaves_pool && !leaves_kind {
+            return;
+        }
+        let scopes = &mut *self.scopes.lock();
+        if leaves_kind {
+            scopes.device.retired[kind][reserved] += bytes;
+        }
+        if let Some(scope) = scopes.pools.get_mut(&from.0) {
+            scope.retired[kind][reserved] += bytes;
+            scope.retired[2][reserved] += if leaves_pool { bytes } else { 0 };
         }
     }
 

@@ -77,18 +77,25 @@ impl<D: Driver> Allocator<D> {
                 return Err(NoWindow::Lost);
             }
         }
+        // What is refused most often comes first.
+        let mut done = parts.iter_mut().try_for_each(|part| self.create(store, quest, part));
+        done = done.and_then(|()| self.wait_for_others(quest, &hand));
         let mut mapped = window.ghosts.clone();
-        let mut done = self.wait_for_others(quest, &hand);
-        for part in &mut parts {
+        for part in &parts {
             done = done
-                .and_then(|()| self.create(store, quest, part))
                 .and_then(|()| self.map_part(store, quest, window, part))
                 .map(|pieces| mapped.extend(pieces));
         }
         if let Err(why) = done {
             self.send_home(store, hand.taken);
+            // A capture forbids to give anything back.
+            let awake = quest.device.outside_captures();
             for handle in parts.into_iter().flat_map(|part| part.made) {
-                self.give_handle_back(store, quest.device, handle);
+                if awake.is_some() {
+                    self.give_handle_back(store, quest.device, handle);
+                } else {
+                    store.strand(handle);
+                }
             }
             return Err(NoWindow::Ended(why));
         }
@@ -100,8 +107,9 @@ impl<D: Driver> Allocator<D> {
             quest.heap.lock().set_spots(segment, pages, piece.first, of);
         }
         let address = self.hand_over(store, quest, window, &parts);
-        for taken in hand.taken.iter().filter(|taken| taken.pool != quest.pool.id) {
-            quest.device.totals.left_pool(taken.pool, taken.kind, 0, taken.bytes());
+        let to = (quest.pool.id, quest.fit.kind);
+        for taken in &hand.taken {
+            quest.device.totals.pages_left((taken.pool, taken.kind), to, taken.bytes());
         }
         address.ok_or(NoWindow::Lost)
     }
@@ -132,6 +140,7 @@ impl<D: Driver> Allocator<D> {
                 return false;
             }
             let stamp = ticker.stamp();
+            device.totals.after_free(&heap, &mut core.thresholds, kind);
             self.note_pages(&core, Action::SegmentUnmap, arena.address(pages.first), pages);
             drop(core);
             store.take(part, stamp);
@@ -235,11 +244,14 @@ impl<D: Driver> Allocator<D> {
             result = self.driver.set_access(quest.device.id, address, bytes, &own);
         }
         let Err(error) = result else { return Ok(mapped) };
+        let awake = quest.device.outside_captures();
         for (_, at) in mapped {
             store.make_unusable(at);
-            self.unmap(store, quest.device, at).unwrap_or_else(|error| {
+            if awake.is_some()
+                && let Err(error) = self.unmap(store, quest.device, at)
+            {
                 tracing::warn!(%error, "a mapping nobody uses stays");
-            });
+            }
         }
         Err(NoSegment::Failed(error))
     }

@@ -32,6 +32,7 @@ use super::slow::{NoSegment, Quest};
 use crate::config::CrossStream;
 use crate::driver::Driver;
 use crate::pages::PageStore;
+use crate::units::Kind;
 
 /// How often a window is chosen again because another thread took a part of it.
 const TRIES: u32 = 16;
@@ -92,9 +93,35 @@ impl<D: Driver> Allocator<D> {
         let waited = self.wait_for_pending(device).unwrap_or(true);
         if waited {
             self.settle(device, heap);
+            // What was pending in other heaps can be lent now.
+            if self.policy.cross_stream == CrossStream::Wait
+                && let Some(address) = self.borrow_waiting(quest)?
+            {
+                return Ok(address);
+            }
         }
         device.counters.alloc_retries.fetch_add(1, Ordering::Relaxed);
-        self.seek_pages(quest, Sources::Aliases)
+        match self.seek_pages(quest, Sources::Aliases) {
+            Err(NoSegment::Full) => {}
+            other => return other,
+        }
+        // What others have cached, and this request may not remap, makes room for new memory. More
+        // each time, since more may be held than the limit allows, or than the device has.
+        let mut most = self.policy.least_segment(quest.fit);
+        for _ in 0..TRIES {
+            let released = self.release_pages(device, |pool| self.may_release(device, pool), most);
+            most = most.saturating_mul(2);
+            self.retire_released_pools(device);
+            match released.map_err(NoSegment::Failed)? {
+                0 => break,
+                _ => match self.seek_pages(quest, Sources::Aliases) {
+                    Err(NoSegment::Full) => {}
+                    other => return other,
+                },
+            }
+        }
+        self.tell_reserved(device);
+        Err(NoSegment::Full)
     }
 
     fn seek_pages_locked(&self, quest: &Quest<'_>, sources: Sources) -> Result<u64, NoSegment> {
@@ -103,6 +130,11 @@ impl<D: Driver> Allocator<D> {
         for _ in 0..TRIES {
             // What another thread's slow path left may do.
             if let Some(address) = self.take_cached(quest)? {
+                return Ok(address);
+            }
+            if sources != Sources::New
+                && let Some(address) = self.take_scrap(quest)?
+            {
                 return Ok(address);
             }
             match self.open_window(&mut store, quest, sources) {
@@ -117,6 +149,22 @@ impl<D: Driver> Allocator<D> {
         Err(NoSegment::Full)
     }
 
+    /// Free bytes between large blocks for a small request, where a new page has a price.
+    fn take_scrap(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
+        let Quest { device, ref heap, term, fit, .. } = *quest;
+        if fit.kind == Kind::Large || self.has_room(quest) {
+            return Ok(None);
+        }
+        let mut core = heap.lock();
+        if !core.is_term(term) {
+            return Err(NoSegment::Retired);
+        }
+        let Some(handed) = heap.hand_out_scrap(&mut core, fit) else { return Ok(None) };
+        device.totals.after_allocation(heap, &mut core.thresholds, Kind::Large);
+        self.note_allocation(device, &core, handed, fit);
+        Ok(Some(handed.address))
+    }
+
     /// Opens the best window for a request, and hands the block out of it.
     fn open_window(
         &self,
@@ -125,8 +173,11 @@ impl<D: Driver> Allocator<D> {
         sources: Sources,
     ) -> Result<u64, NoWindow> {
         let Plan { window, parts, .. } = self.place(store, quest, sources)?;
-        for &at in &window.dead {
-            self.unmap(store, quest.device, at).map_err(NoSegment::Failed)?;
+        if !window.dead.is_empty() {
+            let _awake = quest.device.outside_captures().ok_or(NoWindow::Lost)?;
+            for &at in &window.dead {
+                self.unmap(store, quest.device, at).map_err(NoSegment::Failed)?;
+            }
         }
         let address = self.carry(store, quest, &window, parts)?;
         let Quest { heap, fit, .. } = quest;

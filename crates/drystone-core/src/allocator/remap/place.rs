@@ -266,6 +266,12 @@ impl<D: Driver> Allocator<D> {
         Some((at, (room.first + skip) * GRANULES_PER_PAGE))
     }
 
+    /// Whether a page more would be below the watermark.
+    pub(super) fn has_room(&self, quest: &Quest<'_>) -> bool {
+        let mark = self.watermark(quest, Sources::Watermark);
+        mark.reserved + PAGE <= mark.free_of_price
+    }
+
     fn watermark(&self, quest: &Quest<'_>, sources: Sources) -> Watermark {
         let needed = self.policy.least_segment(quest.fit);
         let live = quest.device.totals.stats(None).all(Metric::ActiveBytes);
@@ -294,8 +300,12 @@ impl<D: Driver> Allocator<D> {
         pages: u32,
     ) -> Result<(), NoWindow> {
         let Quest { device, heap, term, fit, .. } = quest;
+        let needed = u64::from(pages) * PAGE;
+        if needed > device.total {
+            return Err(NoSegment::Full.into());
+        }
         let held = store.arenas_of(heap.id, fit.kind).map(|at| store.arena(at).bytes()).sum();
-        let bytes = self.policy.arena(device.total, held, u64::from(pages) * PAGE);
+        let bytes = self.policy.arena(device.total, held, needed);
         let base = self.driver.address_reserve(device.id, bytes).map_err(NoSegment::Failed)?;
         let mut core = heap.lock();
         if !core.is_term(*term) {
@@ -305,6 +315,7 @@ impl<D: Driver> Allocator<D> {
         }
         let at = core.add_arena(Segment::arena(base, bytes, fit.kind));
         heap.counters.of(fit.kind).segment_in(0);
+        device.totals.sum_up(heap, &mut core.thresholds);
         self.table.insert(base, bytes, Place { heap: heap.id, segment: at });
         drop(core);
         store.add_arena(Arc::clone(heap), at, base, (bytes / PAGE) as u32, fit.kind);

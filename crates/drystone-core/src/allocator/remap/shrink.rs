@@ -69,10 +69,10 @@ impl<D: Driver> Allocator<D> {
             }
         });
         let heaps: Vec<_> = heaps.map(|(_, heap)| heap).collect();
-        for handle in store.take_stranded() {
-            self.give_handle_back(&mut store, device, handle);
-        }
         let (mut result, mut released) = (Ok(()), 0);
+        for handle in store.take_stranded() {
+            released += self.give_handle_back(&mut store, device, handle);
+        }
         for handle in free_handles(&store, &heaps) {
             if released >= most || result.is_err() {
                 break;
@@ -194,15 +194,21 @@ impl<D: Driver> Allocator<D> {
     }
 
     /// Gives a handle back whose pages are all in hand; keeps it for later if the driver refuses.
+    /// Bytes given back.
     pub(super) fn give_handle_back(
         &self,
         store: &mut PageStore,
         device: &Device,
         handle: HandleAt,
-    ) {
-        if let Err(error) = self.release_handle(store, device, handle) {
-            tracing::warn!(%error, "memory could not be given back");
-            store.strand(handle);
+    ) -> u64 {
+        let bytes = store.handle(handle).bytes();
+        match self.release_handle(store, device, handle) {
+            Ok(()) => bytes,
+            Err(error) => {
+                tracing::warn!(%error, "memory could not be given back");
+                store.strand(handle);
+                0
+            }
         }
     }
 

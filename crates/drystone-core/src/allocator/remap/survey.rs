@@ -191,8 +191,10 @@ impl Window {
     }
 }
 
-/// Whether the stream of a ghost is known to have passed its last use.
+/// Whether a ghost can be unmapped: its stream is known to have passed its last use, and no capture
+/// forbids it.
 fn is_dead(store: &PageStore, quest: &Quest<'_>, at: MappingAt) -> bool {
     let stamp = store.mapping(at).stamp;
-    quest.heap.lock().ticker().is_some_and(|ticker| ticker.has_passed(stamp))
+    !quest.device.is_capturing()
+        && quest.heap.lock().ticker().is_some_and(|ticker| ticker.has_passed(stamp))
 }
