@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each user takes what it needs")]
 
 pub(crate) mod ops;
+pub(crate) mod physical;
 pub(crate) mod shadow;
 pub(crate) mod sums;
 pub(crate) mod tap;
@@ -19,3 +20,15 @@ pub(crate) const B: StreamId = StreamId(0xb0);
 pub(crate) const C: StreamId = StreamId(0xc0);
 /// The streams of random programs, by number; the first is the default stream.
 pub(crate) const STREAMS: [StreamId; 4] = [StreamId(0), A, B, C];
+
+/// What can stand behind blocks, as configurations.
+pub(crate) const BACKINGS: [&str; 2] = ["backing:vmm", "backing:malloc"];
+
+/// Runs a test over each backing, by its configuration, to which others can be added.
+pub(crate) fn over_both(test: impl Fn(&'static str)) {
+    for backing in BACKINGS {
+        // Shown if the test fails.
+        eprintln!("{backing}");
+        test(backing);
+    }
+}

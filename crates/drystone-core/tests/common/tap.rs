@@ -2,6 +2,7 @@
 //! its calls fail, and runs a hook inside them, where another thread's operations could fall.
 //! What the program under test does goes to the simulated device directly and is not counted.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use drystone_core::{
@@ -24,14 +25,54 @@ pub(crate) enum Fault {
     OneIn(u64, u64, DriverErrorKind),
 }
 
-/// What the allocator holds of a device, as its successful calls say.
+/// What the allocator holds of a device in segments and handles, as its successful calls say.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Held {
-    pub(crate) segments: u64,
     pub(crate) bytes: u64,
-    pub(crate) peak_bytes: u64,
+    pub(crate) most_bytes: u64,
+    /// How many segments and handles were taken and given back, and their bytes.
     pub(crate) taken: [u64; 2],
     pub(crate) given: [u64; 2],
+    /// Bytes that blocks could be in: those of segments, and of handles that were ever mapped.
+    usable: u64,
+    pub(crate) peak_usable: u64,
+    /// Likewise those that came to be so, and that were given back.
+    pub(crate) usable_taken: u64,
+    pub(crate) usable_given: u64,
+    /// How many ranges of addresses were reserved and given back.
+    pub(crate) ranges: [u64; 2],
+}
+
+impl Held {
+    fn take(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.most_bytes = self.most_bytes.max(self.bytes);
+        self.taken[0] += 1;
+        self.taken[1] += bytes;
+    }
+
+    fn give(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        self.given[0] += 1;
+        self.given[1] += bytes;
+    }
+
+    fn became_usable(&mut self, bytes: u64) {
+        self.usable += bytes;
+        self.peak_usable = self.peak_usable.max(self.usable);
+        self.usable_taken += bytes;
+    }
+
+    fn give_usable(&mut self, bytes: u64) {
+        self.usable -= bytes;
+        self.usable_given += bytes;
+    }
+}
+
+/// A handle that the allocator holds.
+struct Handle {
+    bytes: u64,
+    was_mapped: bool,
 }
 
 #[derive(Default)]
@@ -43,7 +84,9 @@ struct State {
     failed: u64,
     hook: Option<Hook>,
     held: [Held; 4],
-    bytes: std::collections::HashMap<u64, u64>,
+    /// Bytes of segments by address.
+    segments: HashMap<u64, u64>,
+    handles: HashMap<(DeviceId, HandleId), Handle>,
 }
 
 pub(crate) struct Tap {
@@ -90,13 +133,14 @@ impl Tap {
     /// Starts the peak of a device again.
     pub(crate) fn reset_peak(&self, device: DeviceId) {
         let held = &mut self.state().held[device.0 as usize];
-        held.peak_bytes = held.bytes;
+        held.peak_usable = held.usable;
     }
 
     /// Starts the sums of what was taken and given again.
     pub(crate) fn reset_accumulated(&self, device: DeviceId) {
         let held = &mut self.state().held[device.0 as usize];
-        (held.taken, held.given) = ([0; 2], [0; 2]);
+        (held.taken, held.given, held.ranges) = ([0; 2], [0; 2], [0; 2]);
+        (held.usable_taken, held.usable_given) = (0, 0);
     }
 
     fn enter(&self, call: DriverCall) -> Result<(), DriverError> {
@@ -137,25 +181,20 @@ impl Driver for Tap {
         self.enter(DriverCall::SegmentAlloc)?;
         let address = self.sim.segment_alloc(device, bytes)?;
         let mut state = self.state();
-        state.bytes.insert(address, bytes);
+        state.segments.insert(address, bytes);
         let held = &mut state.held[device.0 as usize];
-        held.segments += 1;
-        held.bytes += bytes;
-        held.peak_bytes = held.peak_bytes.max(held.bytes);
-        held.taken[0] += 1;
-        held.taken[1] += bytes;
+        held.take(bytes);
+        held.became_usable(bytes);
         Ok(address)
     }
     fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError> {
         self.enter(DriverCall::SegmentFree)?;
         self.sim.segment_free(device, address)?;
         let mut state = self.state();
-        let bytes = state.bytes.remove(&address).unwrap_or(0);
+        let bytes = state.segments.remove(&address).unwrap_or(0);
         let held = &mut state.held[device.0 as usize];
-        held.segments -= 1;
-        held.bytes -= bytes;
-        held.given[0] += 1;
-        held.given[1] += bytes;
+        held.give(bytes);
+        held.give_usable(bytes);
         Ok(())
     }
     fn page_bytes(&self, device: DeviceId) -> Result<u64, DriverError> {
@@ -165,12 +204,16 @@ impl Driver for Tap {
 
     fn address_reserve(&self, device: DeviceId, bytes: u64) -> Result<u64, DriverError> {
         self.enter(DriverCall::AddressReserve)?;
-        self.sim.address_reserve(device, bytes)
+        let address = self.sim.address_reserve(device, bytes)?;
+        self.state().held[device.0 as usize].ranges[0] += 1;
+        Ok(address)
     }
 
     fn address_free(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
         self.enter(DriverCall::AddressFree)?;
-        self.sim.address_free(device, address, bytes)
+        self.sim.address_free(device, address, bytes)?;
+        self.state().held[device.0 as usize].ranges[1] += 1;
+        Ok(())
     }
 
     fn handle_create(
@@ -180,12 +223,26 @@ impl Driver for Tap {
         kind: HandleKind,
     ) -> Result<HandleId, DriverError> {
         self.enter(DriverCall::HandleCreate)?;
-        self.sim.handle_create(device, bytes, kind)
+        let handle = self.sim.handle_create(device, bytes, kind)?;
+        let mut state = self.state();
+        state.handles.insert((device, handle), Handle { bytes, was_mapped: false });
+        state.held[device.0 as usize].take(bytes);
+        Ok(handle)
     }
 
     fn handle_release(&self, device: DeviceId, handle: HandleId) -> Result<(), DriverError> {
         self.enter(DriverCall::HandleRelease)?;
-        self.sim.handle_release(device, handle)
+        self.sim.handle_release(device, handle)?;
+        let mut state = self.state();
+        let Some(Handle { bytes, was_mapped }) = state.handles.remove(&(device, handle)) else {
+            return Ok(());
+        };
+        let held = &mut state.held[device.0 as usize];
+        held.give(bytes);
+        if was_mapped {
+            held.give_usable(bytes);
+        }
+        Ok(())
     }
 
     fn handle_export(&self, device: DeviceId, handle: HandleId) -> Result<ShareId, DriverError> {
@@ -205,7 +262,14 @@ impl Driver for Tap {
 
     fn map(&self, device: DeviceId, address: u64, handle: HandleId) -> Result<(), DriverError> {
         self.enter(DriverCall::Map)?;
-        self.sim.map(device, address, handle)
+        self.sim.map(device, address, handle)?;
+        let state = &mut *self.state();
+        if let Some(known) = state.handles.get_mut(&(device, handle))
+            && !std::mem::replace(&mut known.was_mapped, true)
+        {
+            state.held[device.0 as usize].became_usable(known.bytes);
+        }
+        Ok(())
     }
 
     fn set_access(

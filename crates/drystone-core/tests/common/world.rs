@@ -2,15 +2,18 @@
 //! correct program does: it writes to its blocks, orders its streams, and looks whether anybody
 //! else wrote to them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use drystone_core::config::CrossStream;
 use drystone_core::{
     AllocError, Allocator, Config, DeviceId, Driver, Kind, Metric, OutOfMemory, PoolId, Purpose,
-    Request, StreamId,
+    Request, SegmentInfo, StreamId,
 };
 use drystone_sim::{SimConfig, SimDriver};
 
-use super::shadow::{Live, Shadow, rounded};
+use super::physical::{PAGE, Physical};
+use super::shadow::{Live, Shadow, in_arenas, rounded};
 use super::tap::Tap;
 
 pub(crate) type Tapped = Allocator<Arc<Tap>>;
@@ -30,6 +33,8 @@ pub(crate) struct World {
     pub(crate) allocator: Tapped,
     pub(crate) shadow: Shadow,
     pub(crate) begun: Vec<Begun>,
+    /// Pools that were ever begun.
+    pub(crate) pools: BTreeSet<(DeviceId, PoolId)>,
     /// Pools that were begun for a capture: within them nothing is lent.
     pub(crate) graphs: Vec<PoolId>,
     /// Whether calls may fail on purpose, so that what else is said cannot be held to be exact.
@@ -42,8 +47,17 @@ impl World {
         let sim = Arc::new(SimDriver::new(sim).unwrap());
         let tap = Arc::new(Tap::new(Arc::clone(&sim)));
         let allocator = Allocator::new(Arc::clone(&tap), config).unwrap();
-        let (shadow, begun, graphs) = (Shadow::default(), Vec::new(), Vec::new());
-        World { sim, tap, allocator, shadow, begun, graphs, faulty: false, tags: 0 }
+        World {
+            sim,
+            tap,
+            allocator,
+            shadow: Shadow::default(),
+            begun: Vec::new(),
+            pools: BTreeSet::new(),
+            graphs: Vec::new(),
+            faulty: false,
+            tags: 0,
+        }
     }
 
     /// One device of `capacity` bytes whose work takes 1 ms.
@@ -131,6 +145,7 @@ impl World {
         let config = self.allocator.config();
         let (bytes, kind) = rounded(config, size, align);
         let needed = bytes + align.max(512) - 512;
+        let in_arenas = in_arenas(&self.allocator, error.device);
         let mut largest = 0;
         let segments = self.allocator.snapshot();
         for segment in segments.iter().filter(|segment| segment.device == error.device) {
@@ -142,18 +157,58 @@ impl World {
             if error.capturing {
                 continue;
             }
-            let idle = run == Some(segment.size);
-            let held = self.allocator.pool_use_count(error.device, segment.pool).unwrap_or(0) > 0;
-            assert!(held || !idle, "{error}: {:#x} could be given back", segment.address);
-            let lends = config.cross_stream == drystone_core::config::CrossStream::Wait
-                && !self.graphs.contains(&error.pool)
-                || segment.stream == error.stream;
+            let idle = run == Some(segment.size) && !in_arenas;
+            assert!(
+                !idle || !self.could_go(error.device, segment.pool),
+                "{error}: {:#x} could be given back",
+                segment.address
+            );
             let rules = config.max_split_size.is_none() && segment.kind == kind;
-            if lends && rules && segment.pool == error.pool {
+            if self.lends(error, segment) && rules && segment.pool == error.pool {
                 assert!(run.unwrap_or(0) < needed, "{error}: {:#x} has room", segment.address);
             }
         }
         assert_eq!(error.largest_free, largest);
+        if in_arenas && !error.capturing && config.max_split_size.is_none() {
+            self.check_no_window_could_be_built(error, needed, &segments);
+        }
+    }
+
+    /// Free handles and what the device and the limit still allow make no window for the request.
+    fn check_no_window_could_be_built(
+        &self,
+        error: &OutOfMemory,
+        needed: u64,
+        segments: &[SegmentInfo],
+    ) {
+        let of_device = segments.iter().filter(|segment| segment.device == error.device);
+        let physical = Physical::of(&self.tap, error.device, of_device);
+        let free = physical.in_free_handles([
+            &|segment: &SegmentInfo| self.could_go(error.device, segment.pool),
+            &|segment: &SegmentInfo| {
+                let own = segment.pool == error.pool && !self.graphs.contains(&error.pool);
+                let orphaned =
+                    segment.pool != PoolId::DEFAULT && self.could_go(error.device, segment.pool);
+                (own || orphaned) && self.lends(error, segment)
+            },
+        ]);
+        let allowed = error.limit.map_or(u64::MAX, |limit| limit.saturating_sub(error.reserved));
+        let new = allowed.min(error.device_free) / PAGE;
+        assert!(
+            free + new < needed.div_ceil(PAGE),
+            "{error}: {free} free pages and {new} new ones would do"
+        );
+    }
+
+    /// Whether what a pool caches may be given back for others.
+    fn could_go(&self, device: DeviceId, pool: PoolId) -> bool {
+        self.allocator.pool_use_count(device, pool).unwrap_or(0) == 0
+    }
+
+    /// Whether free memory of a segment may serve the request that failed, if the pool is right.
+    fn lends(&self, error: &OutOfMemory, segment: &SegmentInfo) -> bool {
+        let waits = self.allocator.config().cross_stream == CrossStream::Wait;
+        waits && !self.graphs.contains(&error.pool) || segment.stream == error.stream
     }
 
     /// Uses a block on its own stream; writes only while no other stream uses it.
@@ -206,7 +261,9 @@ impl World {
         self.allocator.begin_pool(device, pool, purpose, filter).unwrap();
         if purpose == Purpose::Capture {
             self.graphs.push(pool);
+            self.shadow.captured = true;
         }
+        self.pools.insert((device, pool));
         self.begun.push(Begun { device, pool, wants, mask });
     }
 
@@ -233,14 +290,11 @@ impl World {
         self.tap.set_fault(None);
         self.check();
         self.free_all();
-        let pools: Vec<_> = self.shadow.pools.keys().copied().collect();
         for Begun { device, pool, .. } in std::mem::take(&mut self.begun) {
             self.allocator.end_pool(device, pool).unwrap();
         }
-        for (device, pool) in pools {
-            while pool != PoolId::DEFAULT
-                && self.allocator.pool_use_count(device, pool).unwrap_or(0) > 0
-            {
+        for &(device, pool) in &self.pools {
+            while self.allocator.pool_use_count(device, pool).unwrap_or(0) > 0 {
                 self.allocator.release_pool(device, pool).unwrap();
             }
         }

@@ -4,6 +4,7 @@ use drystone_core::Action::{
     self, Alloc, FreeCompleted, FreeRequested, Oom, SegmentAlloc, SegmentFree, Snapshot,
 };
 
+use crate::common::over_both;
 use crate::{A, B, D0, KIB, MIB, World};
 
 fn actions(world: &World) -> Vec<Action> {
@@ -12,7 +13,7 @@ fn actions(world: &World) -> Vec<Action> {
 
 #[test]
 fn each_operation_is_written_down_in_order() {
-    let mut world = World::plain(8 * MIB, "history:100");
+    let mut world = World::plain(8 * MIB, "backing:malloc,history:100");
     let at = world.allocate(D0, A, 3 * MIB).unwrap();
     world.touch_on(at, B);
     world.free(at);
@@ -37,29 +38,33 @@ fn each_operation_is_written_down_in_order() {
 
 #[test]
 fn the_ring_keeps_the_latest() {
-    let mut world = World::plain(8 * MIB, "history:5");
-    let at: Vec<u64> = (0..20).map(|_| world.allocate(D0, A, KIB).unwrap()).collect();
-    let kept: Vec<u64> = world.allocator.history().iter().map(|event| event.address).collect();
-    assert_eq!(kept, at[15..]);
-    world.allocator.set_history(2);
-    let kept: Vec<u64> = world.allocator.history().iter().map(|event| event.address).collect();
-    assert_eq!(kept, at[18..]);
-    world.allocator.set_history(3);
-    world.free(at[0]);
-    assert_eq!(actions(&world), [Alloc, FreeRequested, FreeCompleted]);
-    world.allocator.set_history(0);
-    world.free(at[1]);
-    assert_eq!(actions(&world), []);
-    world.allocator.set_history(1);
-    assert_eq!(actions(&world), [], "what was kept before is forgotten");
-    world.finish();
+    over_both(|backing| {
+        let mut world = World::plain(8 * MIB, &format!("{backing},history:5"));
+        let at: Vec<u64> = (0..20).map(|_| world.allocate(D0, A, KIB).unwrap()).collect();
+        let kept: Vec<u64> = world.allocator.history().iter().map(|event| event.address).collect();
+        assert_eq!(kept, at[15..]);
+        world.allocator.set_history(2);
+        let kept: Vec<u64> = world.allocator.history().iter().map(|event| event.address).collect();
+        assert_eq!(kept, at[18..]);
+        world.allocator.set_history(3);
+        world.free(at[0]);
+        assert_eq!(actions(&world), [Alloc, FreeRequested, FreeCompleted]);
+        world.allocator.set_history(0);
+        world.free(at[1]);
+        assert_eq!(actions(&world), []);
+        world.allocator.set_history(1);
+        assert_eq!(actions(&world), [], "what was kept before is forgotten");
+        world.finish();
+    });
 }
 
 #[test]
 fn off_it_keeps_nothing() {
-    let mut world = World::plain(8 * MIB, "");
-    let at = world.allocate(D0, A, KIB).unwrap();
-    world.free(at);
-    assert_eq!(actions(&world), []);
-    world.finish();
+    over_both(|backing| {
+        let mut world = World::plain(8 * MIB, backing);
+        let at = world.allocate(D0, A, KIB).unwrap();
+        world.free(at);
+        assert_eq!(actions(&world), []);
+        world.finish();
+    });
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use drystone_core::{Allocator, Config, Driver, DriverCall, PoolId, Purpose};
 use drystone_sim::{Costs, SimConfig, SimDriver};
 
+use crate::common::over_both;
 use crate::common::tap::Tap;
 use crate::common::world::Tapped;
 use crate::races::within;
@@ -39,7 +40,7 @@ fn in_next(tap: &Tap, call: DriverCall, run: impl FnOnce() + Send + 'static) {
 /// segment has the same address.
 #[test]
 fn an_offer_of_a_heap_that_is_anothers_by_now_is_not_taken() {
-    let (sim, tap, allocator) = allocator("", 64 * MIB);
+    let (sim, tap, allocator) = allocator("backing:malloc", 64 * MIB);
     allocator.begin_pool(D0, POOL, Purpose::User, |_| true).unwrap();
     let at = allocator.allocate(4 * MIB, D0, A).unwrap();
     allocator.free(at).unwrap();
@@ -63,7 +64,7 @@ fn an_offer_of_a_heap_that_is_anothers_by_now_is_not_taken() {
 /// Likewise, and the other stream's segment is smaller than what is asked for.
 #[test]
 fn an_offer_that_shrank_is_not_taken() {
-    let (sim, tap, allocator) = allocator("", 64 * MIB);
+    let (sim, tap, allocator) = allocator("backing:malloc", 64 * MIB);
     allocator.begin_pool(D0, POOL, Purpose::User, |_| true).unwrap();
     let at = allocator.allocate(8 * MIB, D0, A).unwrap();
     allocator.free(at).unwrap();
@@ -86,41 +87,45 @@ fn an_offer_that_shrank_is_not_taken() {
 /// A graph is launched on any stream; when it is destroyed, the launch may still be running.
 #[test]
 fn memory_of_a_released_capture_is_not_reused_under_the_last_launch() {
-    for stream in [A, B] {
-        for capacity in [64 * MIB, 6 * MIB] {
-            let (sim, _tap, allocator) = allocator("", capacity);
+    over_both(|backing| {
+        for stream in [A, B] {
+            for capacity in [64 * MIB, 6 * MIB] {
+                let (sim, _tap, allocator) = allocator(backing, capacity);
+                allocator.begin_pool(D0, POOL, Purpose::Capture, |s| s == A).unwrap();
+                let at = allocator.allocate(4 * MIB, D0, A).unwrap();
+                allocator.free(at).unwrap();
+                allocator.end_pool(D0, POOL).unwrap();
+                sim.stamp_write(D0, C, at, 4 * MIB, 1).unwrap();
+                allocator.release_pool(D0, POOL).unwrap();
+                let mine = allocator.allocate(4 * MIB, D0, stream).unwrap();
+                sim.stamp_write(D0, stream, mine, 4 * MIB, 2).unwrap();
+                allocator.check_invariants().unwrap();
+            }
+        }
+    });
+}
+
+/// Likewise, where the pool is held again: by retaining it, or by beginning it.
+#[test]
+fn a_pool_held_again_waits_for_the_launches_of_its_former_graphs() {
+    over_both(|backing| {
+        for retains in [false, true] {
+            let (sim, _tap, allocator) = allocator(backing, 64 * MIB);
             allocator.begin_pool(D0, POOL, Purpose::Capture, |s| s == A).unwrap();
             let at = allocator.allocate(4 * MIB, D0, A).unwrap();
             allocator.free(at).unwrap();
             allocator.end_pool(D0, POOL).unwrap();
             sim.stamp_write(D0, C, at, 4 * MIB, 1).unwrap();
             allocator.release_pool(D0, POOL).unwrap();
-            let mine = allocator.allocate(4 * MIB, D0, stream).unwrap();
-            sim.stamp_write(D0, stream, mine, 4 * MIB, 2).unwrap();
+            if retains {
+                allocator.retain_pool(D0, POOL).unwrap();
+            }
+            allocator.begin_pool(D0, POOL, Purpose::User, |_| true).unwrap();
+            let mine = allocator.allocate(4 * MIB, D0, A).unwrap();
+            sim.stamp_write(D0, A, mine, 4 * MIB, 2).unwrap();
             allocator.check_invariants().unwrap();
         }
-    }
-}
-
-/// Likewise, where the pool is held again: by retaining it, or by beginning it.
-#[test]
-fn a_pool_held_again_waits_for_the_launches_of_its_former_graphs() {
-    for retains in [false, true] {
-        let (sim, _tap, allocator) = allocator("", 64 * MIB);
-        allocator.begin_pool(D0, POOL, Purpose::Capture, |s| s == A).unwrap();
-        let at = allocator.allocate(4 * MIB, D0, A).unwrap();
-        allocator.free(at).unwrap();
-        allocator.end_pool(D0, POOL).unwrap();
-        sim.stamp_write(D0, C, at, 4 * MIB, 1).unwrap();
-        allocator.release_pool(D0, POOL).unwrap();
-        if retains {
-            allocator.retain_pool(D0, POOL).unwrap();
-        }
-        allocator.begin_pool(D0, POOL, Purpose::User, |_| true).unwrap();
-        let mine = allocator.allocate(4 * MIB, D0, A).unwrap();
-        sim.stamp_write(D0, A, mine, 4 * MIB, 2).unwrap();
-        allocator.check_invariants().unwrap();
-    }
+    });
 }
 
 /// Idle when it was looked at, idle again when it is to be taken: but in between a graph was
@@ -129,7 +134,7 @@ fn a_pool_held_again_waits_for_the_launches_of_its_former_graphs() {
 fn an_offer_that_a_capture_has_used_in_the_meantime_is_not_taken() {
     within(60, || {
         for _ in 0..50 {
-            let (_sim, tap, allocator) = allocator("", 64 * MIB);
+            let (_sim, tap, allocator) = allocator("backing:malloc", 64 * MIB);
             allocator.begin_pool(D0, POOL, Purpose::User, |s| s == A).unwrap();
             let blocks = [A, C].map(|stream| allocator.allocate(4 * MIB, D0, stream).unwrap());
             blocks.into_iter().for_each(|at| allocator.free(at).unwrap());
@@ -164,7 +169,7 @@ fn an_offer_that_a_capture_has_used_in_the_meantime_is_not_taken() {
 #[test]
 fn a_capture_does_not_begin_inside_a_wait_for_the_device() {
     within(20, || {
-        let (sim, tap, allocator) = allocator("", 64 * MIB);
+        let (sim, tap, allocator) = allocator("backing:malloc", 64 * MIB);
         let at = allocator.allocate(4 * MIB, D0, B).unwrap();
         allocator.free(at).unwrap();
         let (other, device) = (Arc::clone(&allocator), Arc::clone(&sim));
@@ -192,60 +197,65 @@ fn a_capture_does_not_begin_inside_a_wait_for_the_device() {
 /// Threads that hold and release a pool of one name: its heap becomes nobody's once each time.
 #[test]
 fn a_heap_is_retired_once() {
-    let (_sim, _tap, allocator) = allocator("", 256 * MIB);
-    within(60, move || {
-        std::thread::scope(|scope| {
-            for thread in 0..4u64 {
-                let allocator = &allocator;
-                scope.spawn(move || {
-                    for _ in 0..2000 {
-                        let stream = drystone_core::StreamId(0x10 + thread);
-                        let begun = allocator.begin_pool(D0, POOL, Purpose::User, |_| true);
-                        let at = allocator.allocate(MIB, D0, stream).unwrap();
-                        allocator.free(at).unwrap();
-                        if begun.is_ok() {
-                            allocator.end_pool(D0, POOL).unwrap();
-                            let _ = allocator.release_pool(D0, POOL);
+    over_both(|backing| {
+        let (_sim, _tap, allocator) = allocator(backing, 256 * MIB);
+        within(60, move || {
+            std::thread::scope(|scope| {
+                for thread in 0..4u64 {
+                    let allocator = &allocator;
+                    scope.spawn(move || {
+                        for _ in 0..2000 {
+                            let stream = drystone_core::StreamId(0x10 + thread);
+                            let begun = allocator.begin_pool(D0, POOL, Purpose::User, |_| true);
+                            let at = allocator.allocate(MIB, D0, stream).unwrap();
+                            allocator.free(at).unwrap();
+                            if begun.is_ok() {
+                                allocator.end_pool(D0, POOL).unwrap();
+                                let _ = allocator.release_pool(D0, POOL);
+                            }
+                            if thread == 0 {
+                                allocator.empty_cache(D0).unwrap();
+                            }
                         }
-                        if thread == 0 {
-                            allocator.empty_cache(D0).unwrap();
-                        }
-                    }
-                });
-            }
+                    });
+                }
+            });
+            allocator.driver().device_synchronize(D0).unwrap();
+            allocator.empty_cache(D0).unwrap();
+            allocator.check_invariants().unwrap();
+            assert_eq!(allocator.reserved_bytes(D0), Ok(0));
         });
-        allocator.driver().device_synchronize(D0).unwrap();
-        allocator.empty_cache(D0).unwrap();
-        allocator.check_invariants().unwrap();
-        assert_eq!(allocator.reserved_bytes(D0), Ok(0));
     });
 }
 
 /// What a pool's filter owns is dropped with it, and may call the allocator.
 #[test]
 fn what_callers_hand_over_is_dropped_without_a_lock() {
-    struct Caller(Arc<Tapped>);
-    impl Drop for Caller {
-        fn drop(&mut self) {
-            let at = self.0.allocate(4 * MIB, D0, A).unwrap();
-            self.0.free(at).unwrap();
-            self.0.empty_cache(D0).unwrap();
+    over_both(|backing| {
+        struct Caller(Arc<Tapped>);
+        impl Drop for Caller {
+            fn drop(&mut self) {
+                let at = self.0.allocate(4 * MIB, D0, A).unwrap();
+                self.0.free(at).unwrap();
+                self.0.empty_cache(D0).unwrap();
+            }
         }
-    }
-    within(20, || {
-        let (_sim, _tap, allocator) = allocator("", 64 * MIB);
-        let caller = Caller(Arc::clone(&allocator));
-        allocator
-            .begin_pool(D0, POOL, Purpose::User, move |_| caller.0.device_count() > 9)
-            .unwrap();
-        allocator.end_pool(D0, POOL).unwrap();
-        let caller = Caller(Arc::clone(&allocator));
-        let half = drystone_core::Watermark::Fraction(0.5);
-        let id =
-            allocator.on_pressure(D0, half, move |_| assert!(caller.0.device_count() > 9)).unwrap();
-        assert!(allocator.remove_callback(id));
-        let caller = Caller(Arc::clone(&allocator));
-        let id = allocator.on_out_of_memory(move |_| caller.0.device_count() > 9);
-        assert!(allocator.remove_callback(id));
+        within(20, || {
+            let (_sim, _tap, allocator) = allocator(backing, 64 * MIB);
+            let caller = Caller(Arc::clone(&allocator));
+            allocator
+                .begin_pool(D0, POOL, Purpose::User, move |_| caller.0.device_count() > 9)
+                .unwrap();
+            allocator.end_pool(D0, POOL).unwrap();
+            let caller = Caller(Arc::clone(&allocator));
+            let half = drystone_core::Watermark::Fraction(0.5);
+            let id = allocator
+                .on_pressure(D0, half, move |_| assert!(caller.0.device_count() > 9))
+                .unwrap();
+            assert!(allocator.remove_callback(id));
+            let caller = Caller(Arc::clone(&allocator));
+            let id = allocator.on_out_of_memory(move |_| caller.0.device_count() > 9);
+            assert!(allocator.remove_callback(id));
+        });
     });
 }

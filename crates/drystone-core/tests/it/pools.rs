@@ -7,7 +7,7 @@ use drystone_core::{BlockState, DriverCall, PoolError, PoolId, Purpose};
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
-use crate::common::STREAMS;
+use crate::common::{BACKINGS, STREAMS};
 use crate::{D0, KIB, MIB, World};
 
 const POOLS: usize = 3;
@@ -34,6 +34,7 @@ struct Block {
 
 #[derive(Clone, Debug, Default)]
 struct Model {
+    backing: &'static str,
     uses: [u32; POOLS],
     captured: [bool; POOLS],
     /// In the order in which they began.
@@ -80,7 +81,8 @@ impl ReferenceStateMachine for Machine {
     type Transition = Step;
 
     fn init_state() -> BoxedStrategy<Model> {
-        Just(Model::default()).boxed()
+        let of = |backing| Model { backing, ..Model::default() };
+        prop::sample::select(&BACKINGS).prop_map(of).boxed()
     }
 
     fn transitions(model: &Model) -> BoxedStrategy<Step> {
@@ -182,7 +184,10 @@ impl System {
     /// The calls since the capture began must be those that a capture allows.
     fn check_calls(&self) {
         let calls = self.world.tap.calls();
-        let allowed = [DriverCall::SegmentAlloc, DriverCall::DeviceMemory];
+        use DriverCall::{
+            AddressReserve, DeviceMemory, HandleCreate, Map, SegmentAlloc, SetAccess,
+        };
+        let allowed = [SegmentAlloc, DeviceMemory, AddressReserve, HandleCreate, Map, SetAccess];
         let made = &calls[self.calls_before..];
         assert!(made.iter().all(|call| allowed.contains(call)), "in a capture: {made:?}");
     }
@@ -208,9 +213,9 @@ impl StateMachineTest for Machine {
     type SystemUnderTest = System;
     type Reference = Machine;
 
-    fn init_test(_: &Model) -> System {
+    fn init_test(model: &Model) -> System {
         System {
-            world: World::plain(40 * MIB, ""),
+            world: World::plain(40 * MIB, model.backing),
             addresses: Vec::new(),
             replayed: Default::default(),
             captured: None,

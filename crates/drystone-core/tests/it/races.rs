@@ -8,9 +8,9 @@ use drystone_core::{Allocator, Config, DriverCall, PoolId, Purpose, StreamId};
 use drystone_sim::{Costs, SimConfig, SimDriver};
 use proptest::prelude::*;
 
-use crate::common::STREAMS;
 use crate::common::tap::Tap;
 use crate::common::world::Tapped;
+use crate::common::{BACKINGS, STREAMS, over_both};
 use crate::{A, B, C, D0, D1, MIB};
 
 /// Runs in a thread of its own; a panic if it takes too long, as an endless loop would.
@@ -51,7 +51,7 @@ fn in_call(tap: &Tap, call: DriverCall, n: u32, run: impl FnOnce() + Send + 'sta
 
 #[test]
 fn a_segment_used_again_between_look_and_take_is_not_adopted() {
-    let (sim, tap, allocator) = allocator("", 64 * MIB);
+    let (sim, tap, allocator) = allocator("backing:malloc", 64 * MIB);
     let blocks = [A, C].map(|stream| {
         let at = allocator.allocate(4 * MIB, D0, stream).unwrap();
         sim.stamp_write(D0, stream, at, 4 * MIB, 1).unwrap();
@@ -81,7 +81,7 @@ fn a_segment_used_again_between_look_and_take_is_not_adopted() {
 
 #[test]
 fn a_block_freed_while_its_heap_takes_a_segment() {
-    let (_sim, tap, allocator) = allocator("", 64 * MIB);
+    let (_sim, tap, allocator) = allocator("backing:malloc", 64 * MIB);
     let at = [0; 3].map(|_| allocator.allocate(512, D0, A).unwrap());
     // The same size again and again: then what is freed is kept for the next request.
     let same = allocator.allocate(MIB, D0, A).unwrap();
@@ -104,7 +104,7 @@ fn a_block_freed_while_its_heap_takes_a_segment() {
 #[test]
 fn a_pool_released_while_its_request_asks_for_memory() {
     within(20, || {
-        let (sim, tap, allocator) = allocator("", 64 * MIB);
+        let (sim, tap, allocator) = allocator("backing:malloc", 64 * MIB);
         let pool = PoolId(1, 1);
         allocator.begin_pool(D0, pool, Purpose::User, |_| true).unwrap();
         let other = Arc::downgrade(&allocator);
@@ -128,44 +128,52 @@ fn a_pool_released_while_its_request_asks_for_memory() {
 
 #[test]
 fn a_pool_released_by_the_callback_of_its_own_request() {
-    within(20, || {
-        let (_sim, _tap, allocator) = allocator("", 8 * MIB);
-        let pool = PoolId(1, 1);
-        allocator.begin_pool(D0, pool, Purpose::User, |_| true).unwrap();
-        let other = Arc::downgrade(&allocator);
-        allocator.on_out_of_memory(move |_| {
-            let other = other.upgrade().unwrap();
-            other.end_pool(D0, pool).and_then(|()| other.release_pool(D0, pool)).is_ok()
+    over_both(|backing| {
+        within(20, || {
+            let (_sim, _tap, allocator) = allocator(backing, 8 * MIB);
+            let pool = PoolId(1, 1);
+            allocator.begin_pool(D0, pool, Purpose::User, |_| true).unwrap();
+            let other = Arc::downgrade(&allocator);
+            allocator.on_out_of_memory(move |_| {
+                let other = other.upgrade().unwrap();
+                other.end_pool(D0, pool).and_then(|()| other.release_pool(D0, pool)).is_ok()
+            });
+            allocator.allocate(16 * MIB, D0, A).unwrap_err();
+            assert_eq!(allocator.pool_use_count(D0, pool), None);
+            allocator.check_invariants().unwrap();
         });
-        allocator.allocate(16 * MIB, D0, A).unwrap_err();
-        assert_eq!(allocator.pool_use_count(D0, pool), None);
-        allocator.check_invariants().unwrap();
     });
 }
 
 #[test]
 fn a_begun_pool_without_holds_goes_on_serving() {
-    within(20, || {
-        let (sim, _tap, allocator) = allocator("", 64 * MIB);
-        let pool = PoolId(1, 1);
-        allocator.begin_pool(D0, pool, Purpose::User, |_| true).unwrap();
-        let at = allocator.allocate(MIB, D0, A).unwrap();
-        allocator.free(at).unwrap();
-        allocator.empty_pool_cache(D0, pool).unwrap();
-        allocator.release_pool(D0, pool).unwrap();
-        // The heap that the pool had is free for others now, on any device.
-        allocator.begin_pool(D1, pool, Purpose::User, |_| true).unwrap();
-        let on_1 = allocator.allocate(MIB, D1, A).unwrap();
-        let on_0 = allocator.allocate(MIB, D0, A).unwrap();
-        sim.stamp_write(D0, A, on_0, MIB, 1).unwrap();
-        sim.stamp_write(D1, A, on_1, MIB, 1).unwrap();
-        assert_eq!(
-            allocator.pool_stats(D0, pool).unwrap().all(drystone_core::Metric::Allocation).current,
-            1
-        );
-        allocator.check_invariants().unwrap();
-        assert_eq!(allocator.free_on(on_0, D0, A), Ok(()));
-        assert_eq!(allocator.free_on(on_1, D1, A), Ok(()));
+    over_both(|backing| {
+        within(20, || {
+            let (sim, _tap, allocator) = allocator(backing, 64 * MIB);
+            let pool = PoolId(1, 1);
+            allocator.begin_pool(D0, pool, Purpose::User, |_| true).unwrap();
+            let at = allocator.allocate(MIB, D0, A).unwrap();
+            allocator.free(at).unwrap();
+            allocator.empty_pool_cache(D0, pool).unwrap();
+            allocator.release_pool(D0, pool).unwrap();
+            // The heap that the pool had is free for others now, on any device.
+            allocator.begin_pool(D1, pool, Purpose::User, |_| true).unwrap();
+            let on_1 = allocator.allocate(MIB, D1, A).unwrap();
+            let on_0 = allocator.allocate(MIB, D0, A).unwrap();
+            sim.stamp_write(D0, A, on_0, MIB, 1).unwrap();
+            sim.stamp_write(D1, A, on_1, MIB, 1).unwrap();
+            assert_eq!(
+                allocator
+                    .pool_stats(D0, pool)
+                    .unwrap()
+                    .all(drystone_core::Metric::Allocation)
+                    .current,
+                1
+            );
+            allocator.check_invariants().unwrap();
+            assert_eq!(allocator.free_on(on_0, D0, A), Ok(()));
+            assert_eq!(allocator.free_on(on_1, D1, A), Ok(()));
+        });
     });
 }
 
@@ -229,11 +237,12 @@ proptest! {
     fn operations_inside_calls(
         steps in prop::collection::vec(any::<[u8; 4]>(), 1..80),
         inside in prop::collection::vec((0..4u8, any::<[u8; 4]>()), 1..80),
+        backing in prop::sample::select(&BACKINGS),
         config in prop::sample::select(
             &["", "cross_stream:passed", "garbage_collection_threshold:0.3,limit:20MiB", "slack:0"],
         ),
     ) {
-        let (sim, tap, allocator) = allocator(config, 24 * MIB);
+        let (sim, tap, allocator) = allocator(&format!("{backing},{config}"), 24 * MIB);
         let racer = Arc::new(Racer {
             sim: Arc::clone(&sim),
             blocks: Mutex::default(),

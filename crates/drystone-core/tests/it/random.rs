@@ -5,6 +5,7 @@ use drystone_sim::SimConfig;
 use proptest::prelude::*;
 
 use crate::MIB;
+use crate::common::BACKINGS;
 use crate::common::ops::{self, Op, size_of};
 use crate::common::world::World;
 
@@ -50,7 +51,7 @@ fn pool_op() -> impl Strategy<Value = Op> {
 
 /// Configurations: some keys of those that change what the allocator does.
 fn config() -> impl Strategy<Value = Config> {
-    const KEYS: [&str; 16] = [
+    const KEYS: [&str; 19] = [
         "max_split_size_mb:20",
         "max_split_size_mb:32,max_non_split_rounding_mb:64",
         "garbage_collection_threshold:0.5,limit:48MiB",
@@ -61,6 +62,9 @@ fn config() -> impl Strategy<Value = Config> {
         "small_segment_size:4MiB",
         "segment_granularity:8MiB",
         "min_split_remainder:1MiB",
+        "reserve:lean",
+        "reserve:fast",
+        "slack:0",
         "cross_stream:off",
         "cross_stream:passed",
         "cross_stream:wait",
@@ -68,8 +72,8 @@ fn config() -> impl Strategy<Value = Config> {
         "limit:40MiB",
         "",
     ];
-    prop::sample::subsequence(&KEYS, 0..4)
-        .prop_map(|keys| Config::parse(&keys.join(",")))
+    (prop::sample::select(&BACKINGS), prop::sample::subsequence(&KEYS, 0..4))
+        .prop_map(|(backing, keys)| Config::parse(&format!("{backing},{}", keys.join(","))))
         .prop_filter_map("keys that bound each other", Result::ok)
 }
 
@@ -135,9 +139,12 @@ proptest! {
 
     /// What the fuzzer runs.
     #[test]
-    fn programs_from_bytes(words in prop::collection::vec(any::<[u8; 6]>(), 1..100)) {
+    fn programs_from_bytes(
+        backing in prop::sample::select(&BACKINGS),
+        words in prop::collection::vec(any::<[u8; 6]>(), 1..100),
+    ) {
         let ops: Vec<Op> = words.into_iter().map(ops::decode).collect();
         let sim = SimConfig::default().capacity(32 * MIB).devices(2).scatter(1);
-        run(sim, Config::default(), &ops, 16);
+        run(sim, Config::parse(backing).unwrap(), &ops, 16);
     }
 }

@@ -2,6 +2,7 @@
 
 use drystone_core::{Kind, Metric, PoolId, Purpose, Stat};
 
+use crate::common::over_both;
 use crate::{A, B, D0, KIB, MIB, World};
 
 fn all(world: &World, metric: Metric) -> Stat {
@@ -14,7 +15,7 @@ fn now(world: &World, metric: Metric) -> u64 {
 
 #[test]
 fn a_free_part_of_a_segment_is_split_and_a_whole_one_is_not() {
-    let mut world = World::plain(64 * MIB, "");
+    let mut world = World::plain(64 * MIB, "backing:malloc");
     let split =
         |world: &World| (now(world, Metric::InactiveSplit), now(world, Metric::InactiveSplitBytes));
     let a = world.allocate(D0, A, 512 * KIB).unwrap();
@@ -39,104 +40,114 @@ fn a_free_part_of_a_segment_is_split_and_a_whole_one_is_not() {
 
 #[test]
 fn a_pending_block_is_active_but_not_allocated() {
-    let mut world = World::plain(64 * MIB, "");
-    let at = world.allocate(D0, A, 700).unwrap();
-    world.touch_on(at, B);
-    world.free(at);
-    let figures = [
-        (Metric::Allocation, 0),
-        (Metric::AllocatedBytes, 0),
-        (Metric::Active, 1),
-        (Metric::ActiveBytes, 1024),
-        (Metric::RequestedBytes, 700),
-    ];
-    for (metric, value) in figures {
-        assert_eq!(now(&world, metric), value, "{}", metric.name());
-    }
-    let active = all(&world, Metric::Active);
-    assert_eq!((active.allocated, active.freed), (1, 0));
-    world.sim.advance(2_000_000);
-    // The second finds out that B has passed the first.
-    for _ in 0..9 {
-        world.allocate(D0, A, 512).unwrap();
-    }
-    assert_eq!(now(&world, Metric::Active), 9);
-    assert_eq!(all(&world, Metric::Active).freed, 1);
-    world.finish();
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, backing);
+        let at = world.allocate(D0, A, 700).unwrap();
+        world.touch_on(at, B);
+        world.free(at);
+        let figures = [
+            (Metric::Allocation, 0),
+            (Metric::AllocatedBytes, 0),
+            (Metric::Active, 1),
+            (Metric::ActiveBytes, 1024),
+            (Metric::RequestedBytes, 700),
+        ];
+        for (metric, value) in figures {
+            assert_eq!(now(&world, metric), value, "{}", metric.name());
+        }
+        let active = all(&world, Metric::Active);
+        assert_eq!((active.allocated, active.freed), (1, 0));
+        world.sim.advance(2_000_000);
+        // The second finds out that B has passed the first.
+        for _ in 0..9 {
+            world.allocate(D0, A, 512).unwrap();
+        }
+        assert_eq!(now(&world, Metric::Active), 9);
+        assert_eq!(all(&world, Metric::Active).freed, 1);
+        world.finish();
+    });
 }
 
 #[test]
 fn small_and_large_are_counted_apart() {
-    let mut world = World::plain(64 * MIB, "");
-    world.allocate(D0, A, MIB).unwrap();
-    world.allocate(D0, A, MIB + 1).unwrap();
-    let stats = world.allocator.stats(D0).unwrap().memory;
-    assert_eq!(stats.of(Kind::Small, Metric::AllocatedBytes).current, MIB);
-    assert_eq!(stats.of(Kind::Large, Metric::AllocatedBytes).current, MIB + 512);
-    assert_eq!(stats.of(Kind::Large, Metric::RequestedBytes).current, MIB + 1);
-    assert_eq!(stats.all(Metric::Segment).current, 2);
-    world.finish();
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, backing);
+        world.allocate(D0, A, MIB).unwrap();
+        world.allocate(D0, A, MIB + 1).unwrap();
+        let stats = world.allocator.stats(D0).unwrap().memory;
+        assert_eq!(stats.of(Kind::Small, Metric::AllocatedBytes).current, MIB);
+        assert_eq!(stats.of(Kind::Large, Metric::AllocatedBytes).current, MIB + 512);
+        assert_eq!(stats.of(Kind::Large, Metric::RequestedBytes).current, MIB + 1);
+        assert_eq!(stats.all(Metric::Segment).current, 2);
+        world.finish();
+    });
 }
 
 #[test]
 fn the_peak_of_a_sum_is_not_the_sum_of_peaks() {
-    let mut world = World::plain(64 * MIB, "");
-    for stream in [A, B] {
-        for _ in 0..3 {
-            let at = world.allocate(D0, stream, 4 * KIB).unwrap();
-            world.free(at);
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, backing);
+        for stream in [A, B] {
+            for _ in 0..3 {
+                let at = world.allocate(D0, stream, 4 * KIB).unwrap();
+                world.free(at);
+            }
         }
-    }
-    assert_eq!(all(&world, Metric::Allocation).peak, 1);
-    let at = [A, B].map(|stream| world.allocate(D0, stream, 4 * KIB).unwrap());
-    at.iter().for_each(|&at| world.free(at));
-    assert_eq!(all(&world, Metric::AllocatedBytes).peak, 8 * KIB);
-    assert_eq!(all(&world, Metric::ActiveBytes).peak, 8 * KIB);
-    assert_eq!(all(&world, Metric::RequestedBytes).peak, 8 * KIB);
-    world.finish();
+        assert_eq!(all(&world, Metric::Allocation).peak, 1);
+        let at = [A, B].map(|stream| world.allocate(D0, stream, 4 * KIB).unwrap());
+        at.iter().for_each(|&at| world.free(at));
+        assert_eq!(all(&world, Metric::AllocatedBytes).peak, 8 * KIB);
+        assert_eq!(all(&world, Metric::ActiveBytes).peak, 8 * KIB);
+        assert_eq!(all(&world, Metric::RequestedBytes).peak, 8 * KIB);
+        world.finish();
+    });
 }
 
 #[test]
 fn resets_start_again_from_now() {
-    let mut world = World::plain(64 * MIB, "");
-    let at = [0; 4].map(|_| world.allocate(D0, A, 3 * MIB).unwrap());
-    world.free(at[0]);
-    world.free(at[1]);
-    let before = all(&world, Metric::Allocation);
-    assert_eq!(before, Stat { current: 2, peak: 4, allocated: 4, freed: 2 });
-    world.allocator.reset_peak_stats(D0).unwrap();
-    assert_eq!(all(&world, Metric::Allocation), Stat { peak: 2, ..before });
-    world.allocator.reset_accumulated_stats(D0).unwrap();
-    let reset = Stat { current: 2, peak: 2, allocated: 0, freed: 0 };
-    assert_eq!(all(&world, Metric::Allocation), reset);
-    assert_eq!(world.allocator.stats(D0).unwrap().num_device_alloc, 0);
-    let again = world.allocator.allocate(3 * MIB, D0, A).unwrap();
-    world.allocator.free(again).unwrap();
-    let after = Stat { current: 2, peak: 3, allocated: 1, freed: 1 };
-    assert_eq!(all(&world, Metric::Allocation), after);
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, backing);
+        let at = [0; 4].map(|_| world.allocate(D0, A, 3 * MIB).unwrap());
+        world.free(at[0]);
+        world.free(at[1]);
+        let before = all(&world, Metric::Allocation);
+        assert_eq!(before, Stat { current: 2, peak: 4, allocated: 4, freed: 2 });
+        world.allocator.reset_peak_stats(D0).unwrap();
+        assert_eq!(all(&world, Metric::Allocation), Stat { peak: 2, ..before });
+        world.allocator.reset_accumulated_stats(D0).unwrap();
+        let reset = Stat { current: 2, peak: 2, allocated: 0, freed: 0 };
+        assert_eq!(all(&world, Metric::Allocation), reset);
+        assert_eq!(world.allocator.stats(D0).unwrap().num_device_alloc, 0);
+        let again = world.allocator.allocate(3 * MIB, D0, A).unwrap();
+        world.allocator.free(again).unwrap();
+        let after = Stat { current: 2, peak: 3, allocated: 1, freed: 1 };
+        assert_eq!(all(&world, Metric::Allocation), after);
+    });
 }
 
 #[test]
 fn pools_are_counted_apart_and_in_the_total() {
-    let mut world = World::plain(64 * MIB, "");
-    let pool = PoolId(4, 2);
-    world.allocate(D0, A, KIB).unwrap();
-    world.begin(D0, pool, Purpose::User, 0b0010);
-    world.allocate(D0, A, 2 * KIB).unwrap();
-    world.allocate(D0, B, 4 * KIB).unwrap();
-    world.end(D0, pool);
-    let bytes = |pool| {
-        let stats = world.allocator.pool_stats(D0, pool).unwrap();
-        stats.all(Metric::AllocatedBytes).current
-    };
-    assert_eq!((bytes(PoolId::DEFAULT), bytes(pool)), (5 * KIB, 2 * KIB));
-    assert_eq!(now(&world, Metric::AllocatedBytes), 7 * KIB);
-    world.finish();
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, backing);
+        let pool = PoolId(4, 2);
+        world.allocate(D0, A, KIB).unwrap();
+        world.begin(D0, pool, Purpose::User, 0b0010);
+        world.allocate(D0, A, 2 * KIB).unwrap();
+        world.allocate(D0, B, 4 * KIB).unwrap();
+        world.end(D0, pool);
+        let bytes = |pool| {
+            let stats = world.allocator.pool_stats(D0, pool).unwrap();
+            stats.all(Metric::AllocatedBytes).current
+        };
+        assert_eq!((bytes(PoolId::DEFAULT), bytes(pool)), (5 * KIB, 2 * KIB));
+        assert_eq!(now(&world, Metric::AllocatedBytes), 7 * KIB);
+        world.finish();
+    });
 }
 
 #[test]
 fn a_segment_that_leaves_a_pool_is_freed_there_and_kept_by_the_device() {
-    let mut world = World::plain(64 * MIB, "");
+    let mut world = World::plain(64 * MIB, "backing:malloc");
     let pool = PoolId(4, 2);
     world.begin(D0, pool, Purpose::User, 0b0010);
     let at = world.allocate(D0, A, 4 * MIB).unwrap();
@@ -158,7 +169,7 @@ fn a_segment_that_leaves_a_pool_is_freed_there_and_kept_by_the_device() {
 
 #[test]
 fn oversize_is_what_may_not_be_split() {
-    let mut world = World::plain(256 * MIB, "max_split_size_mb:20,slack:100");
+    let mut world = World::plain(256 * MIB, "backing:malloc,max_split_size_mb:20,slack:100");
     let small = world.allocate(D0, A, 17 * MIB).unwrap();
     let large = world.allocate(D0, A, 20 * MIB).unwrap();
     let stats = || world.allocator.stats(D0).unwrap();
@@ -178,16 +189,18 @@ fn oversize_is_what_may_not_be_split() {
 
 #[test]
 fn driver_calls_are_counted_by_kind() {
-    let mut world = World::plain(64 * MIB, "");
-    let at = world.allocate(D0, A, 4 * MIB).unwrap();
-    world.touch_on(at, B);
-    world.free(at);
-    world.allocate(D0, A, 4 * MIB).unwrap();
-    world.allocator.empty_cache(D0).unwrap();
-    let stats = world.allocator.driver_stats();
-    for call in drystone_core::DriverCall::ALL {
-        assert_eq!(stats.calls_of(call) as usize, world.tap.count(call), "{call}");
-    }
-    assert!(stats.driver_ns >= 2 * 33_000, "two segments");
-    world.finish();
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, backing);
+        let at = world.allocate(D0, A, 4 * MIB).unwrap();
+        world.touch_on(at, B);
+        world.free(at);
+        world.allocate(D0, A, 4 * MIB).unwrap();
+        world.allocator.empty_cache(D0).unwrap();
+        let stats = world.allocator.driver_stats();
+        for call in drystone_core::DriverCall::ALL {
+            assert_eq!(stats.calls_of(call) as usize, world.tap.count(call), "{call}");
+        }
+        assert!(stats.driver_ns >= 2 * 33_000, "two segments");
+        world.finish();
+    });
 }

@@ -2,6 +2,7 @@
 
 use drystone_core::{BlockState, DriverCall, StreamId};
 
+use crate::common::over_both;
 use crate::{A, B, C, D0, KIB, MIB, World};
 
 fn calls(world: &World, call: DriverCall) -> usize {
@@ -10,87 +11,95 @@ fn calls(world: &World, call: DriverCall) -> usize {
 
 #[test]
 fn a_recorded_block_waits_for_the_other_stream() {
-    let mut world = World::plain(64 * MIB, "");
-    let at = world.allocate(D0, A, 2 * MIB).unwrap();
-    world.touch_on(at, B);
-    world.free(at);
-    let other = world.allocate(D0, A, 2 * MIB).unwrap();
-    assert_ne!(other, at, "B may still be using it");
-    let state = |world: &World| {
-        let segments = world.allocator.snapshot();
-        let mut blocks = segments.iter().flat_map(|segment| &segment.blocks);
-        blocks.find(|block| block.address == at).unwrap().state
-    };
-    assert_eq!(state(&world), BlockState::ActivePendingFree);
-    // B's work takes a millisecond.
-    world.sim.advance(2_000_000);
-    assert_eq!(world.allocate(D0, A, 2 * MIB), Ok(at));
-    assert_eq!(calls(&world, DriverCall::EventSynchronize), 0, "the host has not waited");
-    world.finish();
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, backing);
+        let at = world.allocate(D0, A, 2 * MIB).unwrap();
+        world.touch_on(at, B);
+        world.free(at);
+        let other = world.allocate(D0, A, 2 * MIB).unwrap();
+        assert_ne!(other, at, "B may still be using it");
+        let state = |world: &World| {
+            let segments = world.allocator.snapshot();
+            let mut blocks = segments.iter().flat_map(|segment| &segment.blocks);
+            blocks.find(|block| block.address == at).unwrap().state
+        };
+        assert_eq!(state(&world), BlockState::ActivePendingFree);
+        // B's work takes a millisecond.
+        world.sim.advance(2_000_000);
+        assert_eq!(world.allocate(D0, A, 2 * MIB), Ok(at));
+        assert_eq!(calls(&world, DriverCall::EventSynchronize), 0, "the host has not waited");
+        world.finish();
+    });
 }
 
 #[test]
 fn a_thousand_recorded_blocks_cost_one_event_per_stream() {
-    let mut world = World::plain(64 * MIB, "");
-    let at: Vec<u64> = (0..1000).map(|_| world.allocate(D0, A, KIB).unwrap()).collect();
-    for &at in &at {
-        world.touch_on(at, B);
-        world.allocator.record_stream(at, C).unwrap();
-    }
-    let before = world.tap.calls().len();
-    at.iter().for_each(|&at| world.free(at));
-    assert_eq!(world.tap.calls().len(), before, "a free calls nobody");
-    // While B lags it is asked now and then, about the same event.
-    for _ in 0..40 {
-        world.allocate(D0, A, KIB).unwrap();
-    }
-    assert_eq!(calls(&world, DriverCall::EventRecord), 2);
-    world.sim.advance(2_000_000);
-    for _ in 0..20 {
-        world.allocate(D0, A, KIB).unwrap();
-    }
-    assert_eq!(calls(&world, DriverCall::EventRecord), 2);
-    assert!(calls(&world, DriverCall::EventQuery) <= 12);
-    world.finish();
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, backing);
+        let at: Vec<u64> = (0..1000).map(|_| world.allocate(D0, A, KIB).unwrap()).collect();
+        for &at in &at {
+            world.touch_on(at, B);
+            world.allocator.record_stream(at, C).unwrap();
+        }
+        let before = world.tap.calls().len();
+        at.iter().for_each(|&at| world.free(at));
+        assert_eq!(world.tap.calls().len(), before, "a free calls nobody");
+        // While B lags it is asked now and then, about the same event.
+        for _ in 0..40 {
+            world.allocate(D0, A, KIB).unwrap();
+        }
+        assert_eq!(calls(&world, DriverCall::EventRecord), 2);
+        world.sim.advance(2_000_000);
+        for _ in 0..20 {
+            world.allocate(D0, A, KIB).unwrap();
+        }
+        assert_eq!(calls(&world, DriverCall::EventRecord), 2);
+        assert!(calls(&world, DriverCall::EventQuery) <= 12);
+        world.finish();
+    });
 }
 
 #[test]
 fn while_streams_lag_events_stay_few() {
-    let mut world = World::plain(64 * MIB, "");
-    for _ in 0..400 {
-        let at = world.allocate(D0, A, KIB).unwrap();
-        world.touch_on(at, B);
-        world.free(at);
-    }
-    let records = calls(&world, DriverCall::EventRecord);
-    assert!(records <= 400 / 4, "{records} events for 400 frees");
-    world.finish();
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, backing);
+        for _ in 0..400 {
+            let at = world.allocate(D0, A, KIB).unwrap();
+            world.touch_on(at, B);
+            world.free(at);
+        }
+        let records = calls(&world, DriverCall::EventRecord);
+        assert!(records <= 400 / 4, "{records} events for 400 frees");
+        world.finish();
+    });
 }
 
 #[test]
 fn a_program_on_one_stream_needs_no_event() {
-    let mut world = World::plain(16 * MIB, "");
-    for round in 0..50u64 {
-        let at = [1, 700 * KIB, 3 * MIB, 9 * MIB - round % 3 * MIB]
-            .map(|size| world.allocate(D0, A, size).unwrap());
-        world.allocator.record_stream(at[0], A).unwrap();
-        at.iter().for_each(|&at| world.free(at));
-    }
-    for call in [
-        DriverCall::EventCreate,
-        DriverCall::EventRecord,
-        DriverCall::EventQuery,
-        DriverCall::StreamWaitEvent,
-        DriverCall::EventSynchronize,
-    ] {
-        assert_eq!(calls(&world, call), 0, "{call}");
-    }
-    world.finish();
+    over_both(|backing| {
+        let mut world = World::plain(16 * MIB, backing);
+        for round in 0..50u64 {
+            let at = [1, 700 * KIB, 3 * MIB, 9 * MIB - round % 3 * MIB]
+                .map(|size| world.allocate(D0, A, size).unwrap());
+            world.allocator.record_stream(at[0], A).unwrap();
+            at.iter().for_each(|&at| world.free(at));
+        }
+        for call in [
+            DriverCall::EventCreate,
+            DriverCall::EventRecord,
+            DriverCall::EventQuery,
+            DriverCall::StreamWaitEvent,
+            DriverCall::EventSynchronize,
+        ] {
+            assert_eq!(calls(&world, call), 0, "{call}");
+        }
+        world.finish();
+    });
 }
 
 #[test]
 fn a_stream_that_has_passed_hands_its_segment_on_without_a_wait() {
-    let mut world = World::plain(64 * MIB, "");
+    let mut world = World::plain(64 * MIB, "backing:malloc");
     let at = world.allocate(D0, A, 4 * MIB).unwrap();
     world.free(at);
     world.sim.advance(2_000_000);
@@ -107,7 +116,7 @@ fn a_stream_that_has_passed_hands_its_segment_on_without_a_wait() {
 
 #[test]
 fn a_stream_that_lags_keeps_its_segment_while_there_is_room() {
-    let mut world = World::plain(64 * MIB, "slack:100");
+    let mut world = World::plain(64 * MIB, "backing:malloc,slack:100");
     let at = world.allocate(D0, A, 4 * MIB).unwrap();
     world.free(at);
     assert_ne!(world.allocate(D0, B, 4 * MIB), Ok(at));
@@ -117,7 +126,7 @@ fn a_stream_that_lags_keeps_its_segment_while_there_is_room() {
 
 #[test]
 fn under_pressure_the_gpu_waits_and_not_the_host() {
-    let mut world = World::plain(8 * MIB, "slack:100");
+    let mut world = World::plain(8 * MIB, "backing:malloc,slack:100");
     let whole = world.allocate(D0, A, 8 * MIB).unwrap();
     world.free(whole);
     // The whole segment changes hands,
@@ -145,7 +154,7 @@ fn under_pressure_the_gpu_waits_and_not_the_host() {
 
 #[test]
 fn what_waiting_frees_in_another_heap_can_be_lent() {
-    let mut world = World::plain(8 * MIB, "");
+    let mut world = World::plain(8 * MIB, "backing:malloc");
     let kept = world.allocate(D0, A, 2 * MIB).unwrap();
     let at = world.allocate(D0, A, 6 * MIB);
     assert!(at.is_err() || at.is_ok_and(|at| at != kept));
@@ -168,7 +177,7 @@ fn cross_stream_settings_are_kept() {
         ("cross_stream:passed", false, true),
         ("cross_stream:passed", true, false),
     ] {
-        let mut world = World::plain(8 * MIB, config);
+        let mut world = World::plain(8 * MIB, &format!("backing:malloc,{config}"));
         let at = world.allocate(D0, A, 6 * MIB).unwrap();
         world.free(at);
         world.sim.advance(if lags { 0 } else { 2_000_000 });
@@ -183,7 +192,7 @@ fn cross_stream_settings_are_kept() {
 
 #[test]
 fn a_borrowed_block_is_freed_by_its_borrower() {
-    let mut world = World::plain(4 * MIB, "");
+    let mut world = World::plain(4 * MIB, "backing:malloc");
     let whole = world.allocate(D0, A, 4 * MIB).unwrap();
     world.free(whole);
     world.allocate(D0, A, 3 * MIB / 2).unwrap();
@@ -196,21 +205,23 @@ fn a_borrowed_block_is_freed_by_its_borrower() {
 
 #[test]
 fn hundreds_of_streams_have_heaps_of_their_own() {
-    let mut world = World::plain(1 << 30, "cross_stream:off");
-    let streams: Vec<StreamId> = (0..300).map(|n| StreamId(0x5000 + n * 0x40)).collect();
-    let at: Vec<u64> =
-        streams.iter().map(|&stream| world.allocate(D0, stream, KIB).unwrap()).collect();
-    assert_eq!(world.allocator.snapshot().len(), 300);
-    at.iter().for_each(|&at| world.free(at));
-    let again: Vec<u64> =
-        streams.iter().map(|&stream| world.allocate(D0, stream, KIB).unwrap()).collect();
-    assert_eq!(at, again);
-    world.finish();
+    over_both(|backing| {
+        let mut world = World::plain(1 << 30, &format!("{backing},cross_stream:off"));
+        let streams: Vec<StreamId> = (0..300).map(|n| StreamId(0x5000 + n * 0x40)).collect();
+        let at: Vec<u64> =
+            streams.iter().map(|&stream| world.allocate(D0, stream, KIB).unwrap()).collect();
+        assert_eq!(world.allocator.snapshot().len(), 300);
+        at.iter().for_each(|&at| world.free(at));
+        let again: Vec<u64> =
+            streams.iter().map(|&stream| world.allocate(D0, stream, KIB).unwrap()).collect();
+        assert_eq!(at, again);
+        world.finish();
+    });
 }
 
 #[test]
 fn a_stream_that_ends_leaves_its_memory_to_others() {
-    let mut world = World::plain(8 * MIB, "cross_stream:passed");
+    let mut world = World::plain(8 * MIB, "backing:malloc,cross_stream:passed");
     let at = world.allocate(D0, A, 6 * MIB).unwrap();
     world.free(at);
     // Work is in flight on the stream; the end of it is waited for, and known.

@@ -9,7 +9,7 @@ use drystone_core::{
 };
 use drystone_sim::{Costs, OnMisuse, SimConfig, SimDriver};
 
-use crate::common::STREAMS;
+use crate::common::{STREAMS, over_both};
 use crate::races::within;
 use crate::{D0, MIB};
 
@@ -151,24 +151,27 @@ fn run(team: Arc<Team>, threads: u64, operations: usize) {
 
 #[test]
 fn threads_share_a_device() {
-    within(120, || run(team(1, 1 << 30, ""), 6, 20_000));
+    over_both(|backing| within(120, move || run(team(1, 1 << 30, backing), 6, 20_000)));
 }
 
 #[test]
 fn threads_share_a_full_device() {
-    within(120, || run(team(1, 160 * MIB, ""), 4, 15_000));
+    over_both(|backing| within(120, move || run(team(1, 160 * MIB, backing), 4, 15_000)));
 }
 
 #[test]
 fn threads_share_two_devices() {
     let config = "garbage_collection_threshold:0.5,limit:256MiB,max_split_size_mb:32";
-    within(120, move || run(team(2, 512 * MIB, config), 4, 15_000));
+    over_both(|backing| {
+        let config = format!("{backing},{config}");
+        within(120, move || run(team(2, 512 * MIB, &config), 4, 15_000));
+    });
 }
 
 #[test]
 fn statistics_are_read_while_heaps_come_and_go() {
     within(60, || {
-        let team = team(1, 256 * MIB, "");
+        let team = team(1, 256 * MIB, "backing:malloc");
         let readers = [(); 2].map(|()| {
             let team = Arc::clone(&team);
             std::thread::spawn(move || {
@@ -193,7 +196,7 @@ fn statistics_are_read_while_heaps_come_and_go() {
 #[test]
 fn pools_come_and_go_while_others_allocate_and_read() {
     within(120, || {
-        let team = team(1, 256 * MIB, "");
+        let team = team(1, 256 * MIB, "backing:malloc");
         // A pool for a stream of its own, made, used and forgotten again and again.
         let churn = |number: u64| {
             let team = Arc::clone(&team);
