@@ -32,7 +32,6 @@ use super::slow::{NoSegment, Quest};
 use crate::config::CrossStream;
 use crate::driver::Driver;
 use crate::pages::PageStore;
-use crate::units::Kind;
 
 /// How often a window is chosen again because another thread took a part of it.
 const TRIES: u32 = 16;
@@ -132,11 +131,6 @@ impl<D: Driver> Allocator<D> {
             if let Some(address) = self.take_cached(quest)? {
                 return Ok(address);
             }
-            if sources != Sources::New
-                && let Some(address) = self.take_scrap(quest)?
-            {
-                return Ok(address);
-            }
             match self.open_window(&mut store, quest, sources) {
                 Ok(address) => {
                     self.trim(&mut store, quest.device);
@@ -147,22 +141,6 @@ impl<D: Driver> Allocator<D> {
             }
         }
         Err(NoSegment::Full)
-    }
-
-    /// Free bytes between large blocks for a small request, where a new page has a price.
-    fn take_scrap(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
-        let Quest { device, ref heap, term, fit, .. } = *quest;
-        if fit.kind == Kind::Large || self.has_room(quest) {
-            return Ok(None);
-        }
-        let mut core = heap.lock();
-        if !core.is_term(term) {
-            return Err(NoSegment::Retired);
-        }
-        let Some(handed) = heap.hand_out_scrap(&mut core, fit) else { return Ok(None) };
-        device.totals.after_allocation(heap, &mut core.thresholds, Kind::Large);
-        self.note_allocation(device, &core, handed, fit);
-        Ok(Some(handed.address))
     }
 
     /// Opens the best window for a request, and hands the block out of it.

@@ -266,12 +266,6 @@ impl<D: Driver> Allocator<D> {
         Some((at, (room.first + skip) * GRANULES_PER_PAGE))
     }
 
-    /// Whether a page more would be below the watermark.
-    pub(super) fn has_room(&self, quest: &Quest<'_>) -> bool {
-        let mark = self.watermark(quest, Sources::Watermark);
-        mark.reserved + PAGE <= mark.free_of_price
-    }
-
     fn watermark(&self, quest: &Quest<'_>, sources: Sources) -> Watermark {
         let needed = self.policy.least_segment(quest.fit);
         let live = quest.device.totals.stats(None).all(Metric::ActiveBytes);
