@@ -126,7 +126,7 @@ impl World {
             }
             Op::Limit { device, bytes } => {
                 let device = self.some_device(device);
-                self.allocator.set_limit(device, bytes).unwrap();
+                self.set_limit(device, bytes);
                 assert_eq!(self.allocator.limit(device), Ok(bytes));
             }
             Op::OthersHold { device, bytes } => {

@@ -44,13 +44,6 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    fn take(&mut self, bytes: u64) {
-        self.bytes += bytes;
-        self.most_bytes = self.most_bytes.max(self.bytes);
-        self.taken[0] += 1;
-        self.taken[1] += bytes;
-    }
-
     fn give(&mut self, bytes: u64) {
         self.bytes -= bytes;
         self.given[0] += 1;
@@ -84,6 +77,8 @@ struct State {
     failed: u64,
     hook: Option<Hook>,
     held: [Held; 4],
+    /// What may be held of each device.
+    limits: [Option<u64>; 4],
     /// Bytes of segments by address.
     segments: HashMap<u64, u64>,
     handles: HashMap<(DeviceId, HandleId), Handle>,
@@ -92,6 +87,18 @@ struct State {
 pub(crate) struct Tap {
     pub(crate) sim: Arc<SimDriver>,
     state: Mutex<State>,
+}
+
+impl State {
+    fn take(&mut self, device: DeviceId, bytes: u64) {
+        let held = &mut self.held[device.0 as usize];
+        held.bytes += bytes;
+        held.most_bytes = held.most_bytes.max(held.bytes);
+        held.taken[0] += 1;
+        held.taken[1] += bytes;
+        let limit = self.limits[device.0 as usize];
+        assert!(limit.is_none_or(|limit| held.bytes <= limit), "{held:?} above {limit:?}");
+    }
 }
 
 impl Tap {
@@ -128,6 +135,11 @@ impl Tap {
 
     pub(crate) fn held(&self, device: DeviceId) -> Held {
         self.state().held[device.0 as usize]
+    }
+
+    /// From now on, to take memory so that more than this is held is an error of the allocator.
+    pub(crate) fn set_limit(&self, device: DeviceId, limit: Option<u64>) {
+        self.state().limits[device.0 as usize] = limit;
     }
 
     /// Starts the peak of a device again.
@@ -182,9 +194,8 @@ impl Driver for Tap {
         let address = self.sim.segment_alloc(device, bytes)?;
         let mut state = self.state();
         state.segments.insert(address, bytes);
-        let held = &mut state.held[device.0 as usize];
-        held.take(bytes);
-        held.became_usable(bytes);
+        state.take(device, bytes);
+        state.held[device.0 as usize].became_usable(bytes);
         Ok(address)
     }
     fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError> {
@@ -226,7 +237,7 @@ impl Driver for Tap {
         let handle = self.sim.handle_create(device, bytes, kind)?;
         let mut state = self.state();
         state.handles.insert((device, handle), Handle { bytes, was_mapped: false });
-        state.held[device.0 as usize].take(bytes);
+        state.take(device, bytes);
         Ok(handle)
     }
 

@@ -47,7 +47,7 @@ impl World {
         let sim = Arc::new(SimDriver::new(sim).unwrap());
         let tap = Arc::new(Tap::new(Arc::clone(&sim)));
         let allocator = Allocator::new(Arc::clone(&tap), config).unwrap();
-        World {
+        let world = World {
             sim,
             tap,
             allocator,
@@ -57,13 +57,25 @@ impl World {
             graphs: Vec::new(),
             faulty: false,
             tags: 0,
-        }
+        };
+        (0..world.sim.device_count()).for_each(|device| world.limit_is_set(DeviceId(device)));
+        world
     }
 
     /// One device of `capacity` bytes whose work takes 1 ms.
     pub(crate) fn plain(capacity: u64, config: &str) -> World {
         let sim = SimConfig::default().capacity(capacity).host_lead_ns(1_000_000);
         World::new(sim, Config::parse(config).unwrap())
+    }
+
+    /// Holds the allocator to the limit that it has now.
+    pub(crate) fn limit_is_set(&self, device: DeviceId) {
+        self.tap.set_limit(device, self.allocator.limit(device).unwrap());
+    }
+
+    pub(crate) fn set_limit(&self, device: DeviceId, limit: Option<u64>) {
+        self.allocator.set_limit(device, limit).unwrap();
+        self.limit_is_set(device);
     }
 
     /// The pool that must serve a stream: the one begun last that wants it.
@@ -302,7 +314,9 @@ impl World {
         for device in (0..self.sim.device_count()).map(DeviceId) {
             self.allocator.empty_cache(device).unwrap();
             assert_eq!(self.allocator.reserved_bytes(device), Ok(0));
-            assert_eq!(self.sim.usage(device).unwrap().taken, 0);
+            let usage = self.sim.usage(device).unwrap();
+            assert_eq!((usage.taken, usage.segments, usage.handles), (0, 0, 0));
+            assert_eq!((usage.mappings, usage.addresses), (0, 0));
             let stats = self.allocator.stats(device).unwrap().memory;
             for (metric, kind) in Metric::ALL.iter().flat_map(|&m| Kind::ALL.map(|k| (m, k))) {
                 assert_eq!(stats.of(kind, metric).current, 0, "{}", metric.name());

@@ -53,7 +53,7 @@ fn squeezed(config: &str, pinned: bool) -> (World, u64) {
 #[test]
 fn what_is_pinned_is_not_moved() {
     for (pinned, served) in [(false, true), (true, false)] {
-        let (mut world, at) = squeezed("", pinned);
+        let (mut world, at) = squeezed("reserve:lean", pinned);
         assert_eq!(world.allocate(D0, A, 8 * MIB).is_ok(), served);
         assert_eq!(is_held(&world, at, 4 * MIB), !served);
         // Nor by other streams, nor to the driver.

@@ -32,14 +32,15 @@ fn a_limit_holds_and_can_be_moved() {
         assert_eq!((error.live, error.device_free), (6 * MIB, 58 * MIB));
         assert!(error.advice().contains("limit"), "{}", error.advice());
         world.allocate(D0, A, 4 * MIB).unwrap();
-        world.allocator.set_limit(D0, Some(4 * MIB)).unwrap();
+        world.set_limit(D0, Some(4 * MIB));
         world.check();
         out_of_memory(world.allocate(D0, A, 2 * MIB));
         world.allocator.set_memory_fraction(D0, 0.5).unwrap();
+        world.limit_is_set(D0);
         assert_eq!(world.allocator.limit(D0), Ok(Some(32 * MIB)));
         world.allocate(D0, A, 22 * MIB).unwrap();
         out_of_memory(world.allocate(D0, A, 512));
-        world.allocator.set_limit(D0, None).unwrap();
+        world.set_limit(D0, None);
         world.allocate(D0, A, 512).unwrap();
         for (fraction, limit) in [(-1.0, 0), (f64::NAN, 0), (0.0, 0), (1.0, 64), (7.0, 64)] {
             world.allocator.set_memory_fraction(D0, fraction).unwrap();
