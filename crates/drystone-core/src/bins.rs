@@ -119,7 +119,7 @@ impl Bins {
 
     /// The free blocks of at least `units` granules, from the smallest.
     #[inline]
-    pub(crate) fn from_smallest<'a>(
+    pub(crate) fn smallest_first<'a>(
         &'a self,
         blocks: &'a [Block],
         units: u32,
@@ -133,7 +133,7 @@ impl Bins {
     }
 
     /// The free blocks of at least `units` granules, by bin from the largest.
-    pub(crate) fn from_largest<'a>(
+    pub(crate) fn largest_first<'a>(
         &'a self,
         blocks: &'a [Block],
         units: u32,

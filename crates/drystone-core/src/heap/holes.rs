@@ -108,7 +108,7 @@ impl HeapCore {
     /// The free blocks of arenas that have at least `units` granules, from the largest.
     pub(crate) fn runs(&mut self, kind: Kind, units: u32) -> impl Iterator<Item = FreeRun> + '_ {
         self.unpark(kind);
-        let largest = self.bins[kind as usize].from_largest(self.blocks.as_slice(), units);
+        let largest = self.bins[kind as usize].largest_first(self.blocks.as_slice(), units);
         largest.filter_map(|block| self.run(block))
     }
 
@@ -153,7 +153,8 @@ impl HeapCore {
     pub(super) fn is_known_hole(&self, arena: &Segment, hole: BlockIndex) -> bool {
         let block = &self.blocks[hole];
         let known = arena.holes.as_ref().and_then(|holes| holes.get(&block.offset));
-        let whole = block.offset % GRANULES_PER_PAGE == 0 && block.units % GRANULES_PER_PAGE == 0;
+        let whole = block.offset.is_multiple_of(GRANULES_PER_PAGE)
+            && block.units.is_multiple_of(GRANULES_PER_PAGE);
         known == Some(&hole) && whole
     }
 

@@ -78,7 +78,7 @@ impl HeapCore {
         let units = fit.units_to_find();
         let blocks = self.blocks.as_slice();
         let mut best: Option<(f32, Choice)> = None;
-        let fitting = self.bins[Kind::Large as usize].from_smallest(blocks, units);
+        let fitting = self.bins[Kind::Large as usize].smallest_first(blocks, units);
         for index in fitting.take(LOOKS) {
             let block = &blocks[index as usize];
             let choice = Choice { index, upper_end: false };

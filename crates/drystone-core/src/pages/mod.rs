@@ -406,9 +406,4 @@ impl PageStore {
     pub(crate) fn ghost_count(&self) -> usize {
         self.ghosts.len()
     }
-
-    /// Mappings, ghosts among them.
-    pub(crate) fn mapping_count(&self) -> usize {
-        self.mappings.len()
-    }
 }

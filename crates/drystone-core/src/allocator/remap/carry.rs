@@ -17,7 +17,7 @@ use crate::heap::{Heap, HeapCore, Pages};
 use crate::history::Action;
 use crate::pages::{HandleAt, MappingAt, PageStore, Piece};
 use crate::pool::PoolId;
-use crate::ticket::{Stamp, Ticker};
+use crate::ticket::Ticker;
 use crate::units::{Kind, PAGE};
 
 /// Pages in hand, and where they were at home.
@@ -33,9 +33,8 @@ pub(super) struct Taken {
     pub(super) heap: Arc<Heap>,
     pub(super) pool: PoolId,
     pub(super) kind: Kind,
-    /// The stream that used them last, up to the stamp.
+    /// The stream that used them last.
     pub(super) ticker: Arc<Ticker>,
-    pub(super) stamp: Stamp,
 }
 
 impl Taken {
@@ -145,7 +144,7 @@ impl<D: Driver> Allocator<D> {
             drop(core);
             store.take(part, stamp);
             let pool = key.pool;
-            hand.taken.push(Taken { piece: part, home, heap, pool, kind, ticker, stamp });
+            hand.taken.push(Taken { piece: part, home, heap, pool, kind, ticker });
             page += part.count;
         }
         true

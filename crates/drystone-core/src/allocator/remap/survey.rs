@@ -47,7 +47,7 @@ impl Window {
                 here = run.offset + run.units;
                 continue;
             };
-            if here % GRANULES_PER_PAGE != 0 {
+            if !here.is_multiple_of(GRANULES_PER_PAGE) {
                 return None;
             }
             let first = here / GRANULES_PER_PAGE;
