@@ -4,8 +4,13 @@
 //! given the same memory at once.
 //!
 //! ```text
-//! stamp [--ops 10000000] [--streams 4] [--limit-mib 1024] [--seed 1] [--device 0] [--config TEXT]
+//! stamp [--ops 10000000] [--streams 4] [--limit-mib 1024] [--live-mib N] [--spin-us 100]
+//!       [--seed 1] [--device 0] [--config TEXT]
 //! ```
+//!
+//! With `--live-mib` the threads together hold no more than that, so that a limit a little above it
+//! leaves the allocator hardly more than what is live. One kernel in 64 takes from 0.1 ms to
+//! `--spin-us`, so that streams are behind the host.
 //!
 //! Prints one JSON object; the exit code is 0 if every mark was intact and all memory came back,
 //! 1 if not, 2 for wrong usage.
@@ -22,6 +27,8 @@ use drystone_cuda::{CudaDriver, Pattern};
 
 /// Live blocks a thread holds at most.
 const HELD: usize = 64;
+/// What a multiprocessor counts in a microsecond, about.
+const CLOCKS_PER_US: u64 = 1_700;
 /// Bytes of a mark.
 const WORD: u64 = 8;
 
@@ -29,6 +36,8 @@ struct Options {
     ops: u64,
     streams: usize,
     limit_mib: u64,
+    live_mib: u64,
+    spin_us: u64,
     seed: u64,
     device: DeviceId,
     config: String,
@@ -40,6 +49,8 @@ impl Options {
             ops: 10_000_000,
             streams: 4,
             limit_mib: 1024,
+            live_mib: u64::MAX >> 20,
+            spin_us: 100,
             seed: 1,
             device: DeviceId(0),
             config: String::new(),
@@ -53,6 +64,8 @@ impl Options {
                 "--ops" => options.ops = number()?,
                 "--streams" => options.streams = number()?.clamp(1, 64) as usize,
                 "--limit-mib" => options.limit_mib = number()?,
+                "--live-mib" => options.live_mib = number()?.min(u64::MAX >> 20),
+                "--spin-us" => options.spin_us = number()?.clamp(100, 100_000),
                 "--seed" => options.seed = number()?,
                 "--device" => options.device = DeviceId(number()? as u32),
                 "--config" => options.config = value,
@@ -79,6 +92,12 @@ impl Random {
         let exponent = 3 + self.next() % 20;
         ((1 << exponent) + self.next() % (1 << exponent)) / WORD * WORD
     }
+
+    /// Log-uniform from 100 to `most`.
+    fn spin_us(&mut self, most: u64) -> u64 {
+        let part = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
+        (100.0 * (most as f64 / 100.0).powf(part)) as u64
+    }
 }
 
 struct Block {
@@ -95,6 +114,9 @@ struct Test<'a> {
     device: DeviceId,
     streams: &'a [StreamId],
     errors: u64,
+    /// Bytes that a thread may hold.
+    share: u64,
+    spin_us: u64,
     allocations: AtomicU64,
     frees: AtomicU64,
     shared: AtomicU64,
@@ -110,22 +132,30 @@ impl Test<'_> {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let mut held: Vec<Block> = Vec::new();
         let event = self.driver.event_create(self.device)?;
-        let mut done = 0;
+        let (mut done, mut bytes) = (0, 0);
         while done < ops || !held.is_empty() {
             let full = held.len() >= HELD || done >= ops;
             if full || (!held.is_empty() && random.next().is_multiple_of(2)) {
                 let block = held.swap_remove(random.next() as usize % held.len());
+                bytes -= block.words * WORD;
                 self.check_and_free(&block, stream, event, &mut random)?;
                 done += 1;
                 continue;
             }
             let size = random.size();
+            while bytes + size > self.share && !held.is_empty() {
+                let block = held.swap_remove(random.next() as usize % held.len());
+                bytes -= block.words * WORD;
+                self.check_and_free(&block, stream, event, &mut random)?;
+                done += 1;
+            }
             match self.allocator.allocate(size, self.device, stream) {
                 Ok(address) => {
                     let block = Block { address, words: size / WORD, tag: random.next() };
-                    // One in 64 kernels takes a tenth of a millisecond, so that streams lag.
-                    let spin = if random.next().is_multiple_of(64) { 170_000 } else { 0 };
+                    let slow = random.next().is_multiple_of(64);
+                    let spin = if slow { random.spin_us(self.spin_us) * CLOCKS_PER_US } else { 0 };
                     self.pattern.stamp(stream, address, block.words, block.tag, spin)?;
+                    bytes += size;
                     held.push(block);
                     self.allocations.fetch_add(1, Relaxed);
                     done += 1;
@@ -140,6 +170,7 @@ impl Test<'_> {
                         std::thread::yield_now();
                     } else {
                         let block = held.swap_remove(random.next() as usize % held.len());
+                        bytes -= block.words * WORD;
                         self.check_and_free(&block, stream, event, &mut random)?;
                     }
                 }
@@ -218,6 +249,8 @@ fn run(options: &Options) -> Result<bool, Failure> {
         device,
         streams: &streams,
         errors,
+        share: (options.live_mib << 20) / options.streams as u64,
+        spin_us: options.spin_us,
         allocations: counters(),
         frees: counters(),
         shared: counters(),
@@ -260,7 +293,8 @@ fn run(options: &Options) -> Result<bool, Failure> {
         .map(|&call| format!("\"{}\":{}", call.name(), calls.calls_of(call)))
         .collect();
     println!(
-        "{{\"device\":\"{}\",\"operations\":{},\"streams\":{},\"limit_mib\":{},\"seed\":{},\
+        "{{\"device\":\"{}\",\"operations\":{},\"streams\":{},\"limit_mib\":{},\"peak_live_bytes\":{},\
+         \"spin_us\":{},\"seed\":{},\
          \"config\":\"{}\",\"lost_marks\":{lost},\"invariants\":\"{}\",\
          \"cross_stream_frees\":{},\"out_of_memory\":{},\"peak_reserved_bytes\":{},\
          \"borrowed\":{},\"adopted\":{},\"retries\":{},\"driver_calls\":{{{}}},\
@@ -271,6 +305,8 @@ fn run(options: &Options) -> Result<bool, Failure> {
         allocations + frees,
         options.streams,
         options.limit_mib,
+        stats.memory.all(Metric::ActiveBytes).peak,
+        options.spin_us,
         options.seed,
         options.config,
         invariants.err().unwrap_or_else(|| "hold".into()),
