@@ -22,6 +22,8 @@ pub(crate) enum State {
     Parked,
     /// Addresses of an arena with no page at home there.
     Hole,
+    /// Handed out, and known to its owner by an id, so that it may be moved.
+    Movable,
     /// A record of the slab that describes no block.
     Vacant,
 }
@@ -80,6 +82,7 @@ impl Block {
             2 => State::Pending,
             3 => State::Parked,
             4 => State::Hole,
+            6 => State::Movable,
             _ => State::Vacant,
         }
     }
@@ -105,12 +108,17 @@ impl Block {
         self.c = (requested >> 32) as u32;
     }
 
-    /// Used to pending; what the owner asked for and the recorded streams stay known.
+    /// Used to movable; what the owner asked for and the recorded streams stay known.
+    pub(crate) fn set_movable(&mut self) {
+        self.segment_state = self.segment_state & SEGMENT_MASK | 6 << STATE_SHIFT;
+    }
+
+    /// Used or movable to pending; what the owner asked for and the recorded streams stay known.
     pub(crate) fn set_pending(&mut self) {
         self.segment_state = self.segment_state & SEGMENT_MASK | 2 << STATE_SHIFT;
     }
 
-    /// Used to parked.
+    /// Used or movable to parked.
     #[inline]
     pub(crate) fn set_parked(&mut self) {
         self.segment_state = self.segment_state & SEGMENT_MASK | 3 << STATE_SHIFT;
@@ -121,7 +129,7 @@ impl Block {
         self.segment_state = self.segment_state & SEGMENT_MASK | 4 << STATE_SHIFT;
     }
 
-    /// Used, pending, parked or hole to free, in no bin yet.
+    /// Used, movable, pending, parked or hole to free, in no bin yet.
     #[inline]
     pub(crate) fn set_free(&mut self) {
         self.segment_state &= SEGMENT_MASK;
@@ -129,14 +137,14 @@ impl Block {
         self.b = NONE;
     }
 
-    /// Of a used or pending block: the bytes that its owner asked for.
+    /// Of a used, movable or pending block: the bytes that its owner asked for.
     #[inline]
     pub(crate) fn requested(&self) -> u64 {
-        debug_assert!(matches!(self.state(), State::Used | State::Pending));
+        debug_assert!(matches!(self.state(), State::Used | State::Movable | State::Pending));
         u64::from(self.b) | u64::from(self.c) << 32
     }
 
-    /// Of a used or pending block: 1 + the index of its set of recorded streams, or 0.
+    /// Of a used, movable or pending block: 1 + the index of its set of recorded streams, or 0.
     #[inline]
     pub(crate) fn uses(&self) -> u32 {
         self.a

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::allocator::MovableId;
 use crate::config::format_bytes;
 use crate::driver::{DeviceId, DriverError, StreamId};
 use crate::pool::PoolId;
@@ -181,6 +182,12 @@ pub enum PointerError {
         /// Where the block around it starts.
         block: u64,
     },
+    /// The block may be moved, so it is known by its id.
+    #[error("{pointer:#x} is a movable block: give it back by its id")]
+    Movable {
+        /// The address given.
+        pointer: u64,
+    },
     /// No pin is known by the address.
     #[error("{pointer:#x} is not pinned: unpin by the address that was pinned, as often as it was")]
     NotPinned {
@@ -206,6 +213,24 @@ pub enum PointerError {
         actual: StreamId,
         /// The stream that the caller named.
         given: StreamId,
+    },
+}
+
+/// Why a call about a movable block was refused. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MoveError {
+    /// No movable block has the id: it was given back.
+    #[error("there is no {id}: it was given back")]
+    Unknown {
+        /// The id given.
+        id: MovableId,
+    },
+    /// The pass has no open move of the block.
+    #[error("the pass has no open move of {id}: it never had, or it was committed or abandoned")]
+    NotPlanned {
+        /// The id given.
+        id: MovableId,
     },
 }
 

@@ -48,14 +48,17 @@ mod table;
 mod ticket;
 mod units;
 
-pub use allocator::{Allocator, BlockInfo, BlockState, NewError, Request, SegmentInfo};
+pub use allocator::{
+    Allocator, BlockInfo, BlockState, MovableId, Move, MoveLimits, MovePass, NewError, Request,
+    SegmentInfo,
+};
 pub use callbacks::{CallbackId, Pressure, Watermark};
 pub use config::{Config, ConfigError};
 pub use driver::{
     DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, HandleId,
     HandleKind, ShareId, StreamId,
 };
-pub use error::{AllocError, InvalidDevice, OutOfMemory, PointerError, PoolError};
+pub use error::{AllocError, InvalidDevice, MoveError, OutOfMemory, PointerError, PoolError};
 pub use history::{Action, HistoryEvent};
 pub use pool::{PoolId, Purpose};
 pub use stats::{DeviceStats, DriverStats, MemoryStats, Metric, Stat};

@@ -1,8 +1,8 @@
 //! The allocator: requests, frees and recorded streams; the fast path lives in this file.
 //!
 //! The other files hold what is rarer: `slow` (a request that the cache cannot serve), `release`
-//! (giving memory back), `lend` (memory of other streams), `pools`, `limits`, `pins`, `report`,
-//! `check`.
+//! (giving memory back), `lend` (memory of other streams), `pools`, `limits`, `pins`,
+//! `relocate` (movable blocks), `report`, `check`.
 
 mod check;
 mod lend;
@@ -10,6 +10,7 @@ mod limits;
 mod pins;
 mod pools;
 mod release;
+mod relocate;
 mod remap;
 mod report;
 mod slow;
@@ -17,6 +18,7 @@ mod slow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::block::State;
 use crate::callbacks::Callbacks;
 use crate::config::{Backing, Config, ConfigError};
 use crate::device::Device;
@@ -31,6 +33,7 @@ use crate::registry::Registry;
 use crate::table::AddressTable;
 use crate::units::{GRANULE, MAX_ALIGN, MAX_REQUEST, PAGE};
 
+pub use relocate::{MovableId, Move, MoveLimits, MovePass};
 pub use report::{BlockInfo, BlockState, SegmentInfo};
 
 /// A request for memory.
@@ -65,6 +68,7 @@ pub struct Allocator<D: Driver> {
     /// counts where `max_split_size` is set.
     takes_notes: AtomicBool,
     callbacks: Callbacks,
+    movables: relocate::Movables,
 }
 
 /// Why an allocator could not be made.
@@ -109,6 +113,7 @@ impl<D: Driver> Allocator<D> {
             heaps: Registry::new(),
             table: AddressTable::new(),
             callbacks: Callbacks::default(),
+            movables: relocate::Movables::default(),
         };
         for device in &allocator.devices {
             // Whether or not the application listens, whoever reads the log is told.
@@ -254,7 +259,7 @@ impl<D: Driver> Allocator<D> {
         if pointer == 0 {
             return Ok(());
         }
-        let (_, mut core, block) = self.locate(pointer)?;
+        let (_, mut core, block) = self.locate_any(pointer)?;
         let key = core.key();
         if key.stream != stream {
             let ticker = self.devices[key.device.0 as usize].tickers.of(stream);
@@ -272,23 +277,35 @@ impl<D: Driver> Allocator<D> {
             let core = heap.lock();
             // A segment around the pointer is the pointer's, whatever happened since the table
             // was asked: segments do not overlap.
-            if let Some(found) = core.locate(place.segment, pointer) {
+            if let Some(found) = core.locate(place.segment, pointer, State::Used) {
                 return Ok((heap, core, found?));
             }
         }
-        self.locate_again(pointer)
+        self.locate_again(pointer, State::Used)
     }
 
-    /// Likewise, if the segment went to another heap or to the driver between look and lock, or
+    /// The used or movable block that starts at `pointer`, with its heap, locked.
+    fn locate_any(&self, pointer: u64) -> Result<(&Heap, Locked<'_>, Located), PointerError> {
+        match self.locate(pointer) {
+            Err(PointerError::Movable { .. }) => self.locate_again(pointer, State::Movable),
+            other => other,
+        }
+    }
+
+    /// Likewise one of this state, if the segment went to another heap or to the driver between look and lock, or
     /// has only a part of the pointer's page.
     #[cold]
-    fn locate_again(&self, pointer: u64) -> Result<(&Heap, Locked<'_>, Located), PointerError> {
+    fn locate_again(
+        &self,
+        pointer: u64,
+        state: State,
+    ) -> Result<(&Heap, Locked<'_>, Located), PointerError> {
         let foreign = PointerError::Foreign { pointer };
         loop {
             let place = self.table.find(pointer).ok_or(foreign)?;
             let heap = self.heaps.get(place.heap).ok_or(foreign)?;
             let core = heap.lock();
-            if let Some(found) = core.locate(place.segment, pointer) {
+            if let Some(found) = core.locate(place.segment, pointer, state) {
                 return Ok((heap, core, found?));
             }
             // The table changes under the heap's lock: what it still says holds.

@@ -21,7 +21,7 @@ impl<D: Driver> Allocator<D> {
         if pointer == 0 {
             return Ok(());
         }
-        let (_, mut core, block) = self.locate(pointer)?;
+        let (_, mut core, block) = self.locate_any(pointer)?;
         core.pin(&block);
         Ok(())
     }

@@ -45,7 +45,7 @@ impl<D: Driver> Allocator<D> {
         Ok(self.release_cached(device, Some(pool))?)
     }
 
-    fn settle_all(&self, device: &Device) {
+    pub(super) fn settle_all(&self, device: &Device) {
         for (_, heap) in device.totals.heaps() {
             self.settle(device, &heap);
         }

@@ -181,7 +181,7 @@ impl<D: Driver> Allocator<D> {
     /// The block that is live at `pointer`: its address and size. The pointer must be the block's
     /// own.
     pub fn block_info(&self, pointer: u64) -> Result<BlockInfo, PointerError> {
-        let (_, _, block) = self.locate(pointer)?;
+        let (_, _, block) = self.locate_any(pointer)?;
         Ok(BlockInfo {
             address: pointer,
             size: block.bytes,
@@ -206,7 +206,7 @@ impl<D: Driver> Allocator<D> {
 /// What a block's bytes are doing, and what its owner asked for; none where there is no memory.
 fn shown(block: &Block) -> Option<(BlockState, u64)> {
     match block.state() {
-        State::Used => Some((BlockState::ActiveAllocated, block.requested())),
+        State::Used | State::Movable => Some((BlockState::ActiveAllocated, block.requested())),
         State::Pending => Some((BlockState::ActivePendingFree, block.requested())),
         State::Free | State::Parked => Some((BlockState::Inactive, 0)),
         State::Hole | State::Vacant => None,

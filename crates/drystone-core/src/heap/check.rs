@@ -106,8 +106,8 @@ impl HeapCore {
                         values[Metric::InactiveSplitBytes as usize] += block.bytes();
                     }
                 }
-                State::Used | State::Pending => {
-                    if block.state() == State::Used {
+                State::Used | State::Movable | State::Pending => {
+                    if block.state() != State::Pending {
                         values[Metric::Allocation as usize] += 1;
                         values[Metric::AllocatedBytes as usize] += block.bytes();
                     } else {

@@ -30,11 +30,16 @@ pub(crate) enum Given {
 }
 
 impl HeapCore {
-    /// The used block that starts at `pointer`, in the segment that the address table named; none
-    /// if that segment is not around the pointer: not any more, or the table's page is only partly
-    /// its own.
+    /// The block of this state, used or movable, that starts at `pointer`, in the segment that the
+    /// address table named; none if that segment is not around the pointer: not any more, or the
+    /// table's page is only partly its own.
     #[inline(always)]
-    pub(crate) fn locate(&self, at: u32, pointer: u64) -> Option<Result<Located, PointerError>> {
+    pub(crate) fn locate(
+        &self,
+        at: u32,
+        pointer: u64,
+        state: State,
+    ) -> Option<Result<Located, PointerError>> {
         let segment = self.segments.get(at as usize)?.as_ref()?;
         let offset = pointer.wrapping_sub(segment.base);
         if offset >= segment.bytes() {
@@ -48,7 +53,7 @@ impl HeapCore {
                 index = block.next;
                 continue;
             }
-            if block.offset > granule || block.state() != State::Used || offset % GRANULE != 0 {
+            if block.offset > granule || block.state() != state || offset % GRANULE != 0 {
                 break;
             }
             let (kind, bytes, requested) = (segment.kind, block.bytes(), block.requested());
@@ -57,16 +62,19 @@ impl HeapCore {
         Some(Err(self.why_not(segment, pointer)))
     }
 
-    /// Why a pointer into a segment names no used block.
+    /// Why a pointer into a segment names no block of the wanted state.
     #[cold]
     fn why_not(&self, segment: &Segment, pointer: u64) -> PointerError {
         let granule = ((pointer - segment.base) >> GRANULE_SHIFT) as u32;
         let around = self.blocks_of(segment).find(|&index| self.blocks[index].end() > granule);
         match around.map(|index| &self.blocks[index]) {
-            Some(block) if block.state() == State::Used => PointerError::Interior {
-                pointer,
-                block: segment.base + (u64::from(block.offset) << GRANULE_SHIFT),
-            },
+            Some(block) if matches!(block.state(), State::Used | State::Movable) => {
+                let start = segment.base + (u64::from(block.offset) << GRANULE_SHIFT);
+                if start == pointer {
+                    return PointerError::Movable { pointer };
+                }
+                PointerError::Interior { pointer, block: start }
+            }
             _ => PointerError::DoubleFree { pointer },
         }
     }

@@ -7,6 +7,7 @@ mod check;
 mod fit;
 mod give;
 mod holes;
+mod movable;
 mod park;
 mod pending;
 mod pins;
@@ -252,6 +253,11 @@ impl HeapCore {
     #[inline]
     pub(crate) fn key(&self) -> &HeapKey {
         self.key.as_ref().expect("a heap with blocks is somebody's")
+    }
+
+    /// How often it has been given to somebody.
+    pub(crate) fn term(&self) -> Term {
+        self.term
     }
 
     /// Whether it is still given to whom it was when the caller found it.

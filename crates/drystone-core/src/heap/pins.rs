@@ -76,6 +76,11 @@ impl Pins {
         }
     }
 
+    /// Whether a pin lies on a page of a range of granules.
+    pub(super) fn touch(&self, start: u32, end: u32) -> bool {
+        self.pages.range(pages_of(start, end - start)).next().is_some()
+    }
+
     /// The part of `pages` around `page` on which no pin lies; none if one lies on it.
     pub(super) fn free_around(&self, pages: Pages, page: u32) -> Option<Pages> {
         if self.pages.is_empty() {

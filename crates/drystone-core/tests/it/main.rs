@@ -14,6 +14,7 @@ mod pools;
 mod pressure;
 mod races;
 mod random;
+mod relocate;
 mod statistics;
 mod streams;
 mod threads;

@@ -7,7 +7,7 @@ use drystone_core::{Allocator, Config, PointerError, PoolId, Purpose};
 use drystone_sim::{SimConfig, SimDriver};
 use proptest::prelude::*;
 
-use crate::common::STREAMS;
+use crate::common::{BACKINGS, STREAMS, over_both};
 use crate::{A, B, D0, KIB, MIB, World};
 
 /// Whether all of a range is memory that the allocator holds, at these addresses.
@@ -21,58 +21,47 @@ fn is_held(world: &World, address: u64, bytes: u64) -> bool {
     at >= address + bytes
 }
 
-/// Nothing is wrong now, and nothing is left when all is freed.
-pub(crate) fn end(mut world: World) {
-    world.allocator.check_invariants().unwrap();
-    world.free_all();
-    world.synchronize();
-    let World { allocator, sim, .. } = world;
-    allocator.empty_cache(D0).unwrap();
-    allocator.check_invariants().unwrap();
-    assert_eq!(allocator.reserved_bytes(D0), Ok(0));
-    drop(allocator);
-    let report = sim.finish();
-    assert!(report.is_clean(), "{report}");
-}
-
-/// A freed block between two live ones, whose pages a request needs that fits nowhere.
-fn squeezed(config: &str, pinned: bool) -> (World, u64) {
+/// A full device in which two blocks apart are free, pinned or not.
+fn squeezed(config: &str, pinned: bool) -> (World, [u64; 2]) {
     let mut world = World::plain(16 * MIB, config);
-    let whole = world.allocate(D0, A, 12 * MIB).unwrap();
-    world.free(whole);
-    let mut at = [4, 4, 4].map(|size| world.allocate(D0, A, size * MIB).unwrap());
+    let mut at = [4, 4, 4, 4].map(|size| world.allocate(D0, A, size * MIB).unwrap());
     at.sort_unstable();
-    if pinned {
-        world.allocator.pin(at[1]).unwrap();
+    let freed = [at[0], at[2]];
+    for at in freed {
+        if pinned {
+            world.allocator.pin(at).unwrap();
+        }
+        world.free(at);
     }
-    world.free(at[1]);
     world.faulty = true; // out of memory is checked here
-    (world, at[1])
+    (world, freed)
 }
 
 #[test]
 fn what_is_pinned_is_not_moved() {
     for (pinned, served) in [(false, true), (true, false)] {
-        let (mut world, at) = squeezed("reserve:lean", pinned);
-        assert_eq!(world.allocate(D0, A, 8 * MIB).is_ok(), served);
-        assert_eq!(is_held(&world, at, 4 * MIB), !served);
+        let (mut world, at) = squeezed("backing:vmm", pinned);
+        let held = |world: &World| at.iter().all(|&at| is_held(world, at, 4 * MIB));
+        let found = world.allocate(D0, A, 8 * MIB);
+        assert_eq!(found.is_ok(), served);
+        assert_eq!(held(&world), !served);
         // Nor by other streams, nor to the driver.
         assert!(world.allocate(D0, B, 8 * MIB).is_err());
         world.synchronize();
         assert_eq!(world.allocator.empty_cache(D0), Ok(0));
-        assert_eq!(is_held(&world, at, 4 * MIB), !served);
+        assert_eq!(held(&world), !served);
         if pinned {
-            world.allocator.unpin(at).unwrap();
+            at.iter().for_each(|&at| world.allocator.unpin(at).unwrap());
             world.allocate(D0, A, 8 * MIB).unwrap();
-            assert!(!is_held(&world, at, 4 * MIB));
+            assert!(!held(&world));
         }
-        end(world);
+        world.finish();
     }
 }
 
 #[test]
 fn what_is_pinned_is_not_given_back() {
-    for config in ["", "backing:malloc"] {
+    for config in BACKINGS {
         let mut world = World::plain(16 * MIB, config);
         let at = world.allocate(D0, A, 4 * MIB).unwrap();
         world.allocator.pin(at).unwrap();
@@ -83,20 +72,22 @@ fn what_is_pinned_is_not_given_back() {
         world.allocator.unpin(at).unwrap();
         assert_eq!(world.allocator.empty_cache(D0), Ok(4 * MIB), "{config}");
         assert!(!is_held(&world, at, 4 * MIB));
-        end(world);
+        world.finish();
     }
 }
 
 #[test]
 fn what_is_free_under_a_pin_is_used_in_place() {
-    for config in ["", "backing:malloc"] {
-        let (mut world, at) = squeezed(config, true);
-        assert_eq!(world.allocate(D0, A, 4 * MIB), Ok(at), "{config}");
-        world.free(at);
-        assert_eq!(world.allocate(D0, A, 3 * MIB), Ok(at), "{config}");
-        world.allocator.unpin(at).unwrap();
-        end(world);
-    }
+    over_both(|backing| {
+        let (mut world, at) = squeezed(backing, true);
+        let again = world.allocate(D0, A, 4 * MIB).unwrap();
+        assert!(at.contains(&again));
+        world.free(again);
+        let part = world.allocate(D0, A, 3 * MIB).unwrap();
+        assert!(at.iter().any(|&at| (at..at + 4 * MIB).contains(&part)));
+        at.iter().for_each(|&at| world.allocator.unpin(at).unwrap());
+        world.finish();
+    });
 }
 
 #[test]
@@ -118,13 +109,13 @@ fn a_pinned_segment_stays_with_its_heap() {
         if pinned {
             world.allocator.unpin(at).unwrap();
         }
-        end(world);
+        world.finish();
     }
 }
 
 #[test]
 fn a_page_is_pinned_by_all_that_lies_on_it() {
-    let mut world = World::plain(16 * MIB, "");
+    let mut world = World::plain(16 * MIB, "backing:vmm");
     let small = [0; 4].map(|_| world.allocate(D0, A, 512 * KIB).unwrap());
     small.iter().for_each(|&at| world.allocator.pin(at).unwrap());
     small.iter().for_each(|&at| world.free(at));
@@ -135,12 +126,12 @@ fn a_page_is_pinned_by_all_that_lies_on_it() {
         world.allocator.unpin(at).unwrap();
     }
     assert!(world.allocator.empty_cache(D0).unwrap() >= 2 * MIB);
-    end(world);
+    world.finish();
 }
 
 #[test]
 fn pins_are_counted_and_unknown_ones_are_errors() {
-    for config in ["", "backing:malloc"] {
+    for config in BACKINGS {
         let mut world = World::plain(16 * MIB, config);
         let at = world.allocate(D0, A, 3 * MIB).unwrap();
         let not_pinned = |pointer| Err(PointerError::NotPinned { pointer });
@@ -166,13 +157,13 @@ fn pins_are_counted_and_unknown_ones_are_errors() {
             assert_eq!(world.allocator.unpin(pointer), foreign);
         }
         assert_eq!((world.allocator.pin(0), world.allocator.unpin(0)), (Ok(()), Ok(())));
-        end(world);
+        world.finish();
     }
 }
 
 #[test]
 fn a_larger_block_at_a_pinned_address_is_pinned_as_a_whole() {
-    let mut world = World::plain(16 * MIB, "");
+    let mut world = World::plain(16 * MIB, "backing:vmm");
     let whole = world.allocate(D0, A, 8 * MIB).unwrap();
     world.free(whole);
     let part = world.allocate(D0, A, 2 * MIB).unwrap();
@@ -187,12 +178,12 @@ fn a_larger_block_at_a_pinned_address_is_pinned_as_a_whole() {
     assert_eq!(world.allocator.empty_cache(D0), Ok(0));
     world.allocator.unpin(again).unwrap();
     assert_eq!(world.allocator.empty_cache(D0), Ok(8 * MIB));
-    end(world);
+    world.finish();
 }
 
 #[test]
 fn what_is_pinned_at_the_end_stays_with_the_device() {
-    for config in ["", "backing:malloc"] {
+    for config in BACKINGS {
         let sim = std::sync::Arc::new(SimDriver::new(SimConfig::default()).unwrap());
         let config = Config::parse(config).unwrap();
         let allocator = Allocator::new(std::sync::Arc::clone(&sim), config).unwrap();
@@ -208,7 +199,7 @@ fn what_is_pinned_at_the_end_stays_with_the_device() {
 
 /// The memory that a graph was captured over, with a live block beside it.
 fn captured(pool: PoolId) -> (World, Vec<(u64, u64)>) {
-    let mut world = World::plain(32 * MIB, "");
+    let mut world = World::plain(32 * MIB, "backing:vmm");
     world.faulty = true; // out of memory is what it is about
     // The pool has memory, and ghosts, from before the capture.
     world.begin(D0, pool, Purpose::User, 0b0010);
@@ -271,7 +262,7 @@ fn no_path_takes_the_memory_of_a_graph() {
     stays(&world, "all holds but one");
     world.allocator.release_pool(D0, pool).unwrap();
     assert!(world.allocator.empty_cache(D0).unwrap() > 0);
-    end(world);
+    world.finish();
 }
 
 /// A step of a random program; numbers pick among what there is.
@@ -359,6 +350,6 @@ proptest! {
         for (at, sizes) in pins {
             sizes.iter().for_each(|_| world.allocator.unpin(at).unwrap());
         }
-        end(world);
+        world.finish();
     }
 }
