@@ -383,6 +383,19 @@ impl PageStore {
         std::mem::take(&mut self.stranded)
     }
 
+    /// Takes one of those for another use: the largest of at most so many pages that is mapped
+    /// nowhere.
+    pub(crate) fn take_spare(&mut self, most: u32) -> Option<HandleAt> {
+        let spare = |at: &HandleAt| {
+            let handle = self.handle(*at);
+            handle.mappings.is_empty() && handle.pages() <= most
+        };
+        let all = self.stranded.iter().copied().filter(spare);
+        let largest = all.max_by_key(|&at| self.handle(at).pages())?;
+        self.stranded.retain(|&other| other != largest);
+        Some(largest)
+    }
+
     /// Keeps addresses in mind that are to go back to the driver.
     pub(crate) fn strand_range(&mut self, base: u64, bytes: u64) {
         self.stranded_ranges.push((base, bytes));

@@ -176,7 +176,7 @@ impl<D: Driver> Allocator<D> {
         Ok(())
     }
 
-    /// Makes the new handles of a part.
+    /// Makes the new handles of a part, as far as there are none that could not be given back.
     fn create(
         &self,
         store: &mut PageStore,
@@ -184,7 +184,12 @@ impl<D: Driver> Allocator<D> {
         part: &mut Part,
     ) -> Result<(), NoSegment> {
         let device = quest.device;
-        for count in self.policy.handles(part.filling.new, device.reserved()) {
+        let mut left = part.filling.new;
+        while let Some(spare) = store.take_spare(left) {
+            left -= store.handle(spare).pages();
+            part.made.push(spare);
+        }
+        for count in self.policy.handles(left, device.reserved()) {
             let bytes = u64::from(count) * PAGE;
             if !device.reserve(bytes) {
                 return Err(NoSegment::Full);
