@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use drystone_core::{BlockState, DeviceId, HandleId, SegmentInfo};
 
+use drystone_sim::LeakedMapping;
+
 use super::tap::Tap;
 
 /// Bytes in a page.
@@ -74,6 +76,25 @@ impl<'a> Physical<'a> {
         });
         whole.map(|pages| pages.len() as u64).sum()
     }
+}
+
+/// The physical pages behind a range of an arena: each a handle, and the page's number in it.
+pub(crate) fn behind(
+    tap: &Tap,
+    device: DeviceId,
+    address: u64,
+    bytes: u64,
+) -> Vec<Option<(HandleId, u64)>> {
+    let mappings = tap.sim.finish().leaked_mappings;
+    let first = address / PAGE * PAGE;
+    let pages = (first..address + bytes).step_by(PAGE as usize);
+    let behind = pages.map(|page| {
+        let around = |one: &&LeakedMapping| {
+            one.device == device && (one.address..one.address + one.bytes).contains(&page)
+        };
+        mappings.iter().find(around).map(|one| (one.handle, (page - one.address) / PAGE))
+    });
+    behind.collect()
 }
 
 /// The pages of a segment, and whether each lies in one free block.

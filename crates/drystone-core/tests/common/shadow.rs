@@ -191,11 +191,7 @@ fn check_held(allocator: &Tapped, device: DeviceId, in_arenas: bool) {
         assert_eq!(reserved.freed, held.usable_given, "given back");
         assert_eq!(reserved.peak, held.peak_usable, "peak of reserved bytes");
     } else {
-        // A handle may have been mapped and given back in one failed request. One that the driver
-        // would not take back is nobody's.
-        let stranded = held.bytes - reserved.current;
-        assert!(reserved.allocated <= held.taken[1], "{reserved:?} {held:?}");
-        assert!(reserved.freed <= held.given[1] + stranded, "{reserved:?} {held:?}");
+        // What the driver would not take back counts as given back, and may be used once more.
         assert!(reserved.peak <= held.most_bytes, "{reserved:?} {held:?}");
     }
 }

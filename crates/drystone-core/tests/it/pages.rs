@@ -1,0 +1,233 @@
+//! Arenas and pages: free memory goes where it is needed, without a wait and without a copy, and
+//! what must stay where it is stays.
+
+use drystone_core::{AllocError, Driver, DriverCall, PoolId, Purpose};
+
+use crate::common::physical::behind;
+use crate::{A, B, C, D0, MIB, World};
+
+const P: PoolId = PoolId(1, 1);
+
+const RESERVES: [&str; 3] = ["reserve:lean", "reserve:balanced", "reserve:fast"];
+
+/// What a capture forbids, of the calls that a request may make.
+const FORBIDDEN: [DriverCall; 7] = [
+    DriverCall::Unmap,
+    DriverCall::HandleRelease,
+    DriverCall::AddressFree,
+    DriverCall::EventQuery,
+    DriverCall::EventSynchronize,
+    DriverCall::DeviceSynchronize,
+    DriverCall::SegmentFree,
+];
+
+fn counts(world: &World, calls: &[DriverCall]) -> usize {
+    calls.iter().map(|&call| world.tap.count(call)).sum()
+}
+
+/// A source of numbers that is the same each time.
+fn numbers(seed: u64) -> impl FnMut(u64) -> u64 {
+    let mut state = seed;
+    move |below| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        (state >> 33) % below
+    }
+}
+
+/// Two megabytes at a time until the device is full; every second block is freed.
+fn riddled(capacity: u64, config: &str) -> World {
+    let mut world = World::plain(capacity, config);
+    let at: Vec<u64> =
+        (0..capacity / (2 * MIB)).map(|_| world.allocate(D0, A, 2 * MIB).unwrap()).collect();
+    at.iter().step_by(2).for_each(|&at| world.free(at));
+    world
+}
+
+#[test]
+fn scattered_free_pages_make_one_block() {
+    for reserve in RESERVES {
+        let mut world = riddled(32 * MIB, reserve);
+        world.allocate(D0, A, 16 * MIB).unwrap();
+        world.check();
+        assert_eq!(world.tap.held(D0).bytes, 32 * MIB, "{reserve}");
+        // Nothing was waited for, neither on the host nor on the device.
+        use DriverCall::{DeviceSynchronize, EventSynchronize, StreamWaitEvent};
+        assert_eq!(counts(&world, &[DeviceSynchronize, EventSynchronize, StreamWaitEvent]), 0);
+        world.finish();
+    }
+}
+
+#[test]
+fn mappings_stay_few_while_a_layout_comes_again_and_again() {
+    for reserve in RESERVES {
+        let mut world = World::plain(32 * MIB, reserve);
+        let mut most = 0;
+        for _ in 0..200 {
+            let at = [0; 16].map(|_| world.allocate(D0, A, 2 * MIB).unwrap());
+            at.iter().step_by(2).for_each(|&at| world.free(at));
+            world.allocate(D0, A, 16 * MIB).unwrap();
+            world.free_all();
+            most = most.max(world.sim.usage(D0).unwrap().mappings);
+        }
+        assert!(most < 400, "{most} mappings of 16 pages");
+        assert_eq!(world.tap.held(D0).most_bytes, 32 * MIB);
+        world.finish();
+    }
+}
+
+#[test]
+fn pages_of_another_stream_make_the_device_wait_and_not_the_host() {
+    use DriverCall::{DeviceSynchronize, EventSynchronize, HandleCreate};
+    let mut world = riddled(32 * MIB, "");
+    let made = world.tap.count(HandleCreate);
+    world.allocate(D0, B, 16 * MIB).unwrap();
+    world.check();
+    assert_eq!(world.tap.count(DriverCall::StreamWaitEvent), 1);
+    assert_eq!(counts(&world, &[DeviceSynchronize, EventSynchronize]), 0);
+    // The device refuses one, then free pages do.
+    assert!(world.tap.count(HandleCreate) <= made + 1);
+    assert_eq!(world.allocator.stats(D0).unwrap().num_adopted, 1);
+    world.finish();
+}
+
+#[test]
+fn what_may_not_change_streams_goes_back_to_the_device() {
+    for cross_stream in ["cross_stream:off", "cross_stream:passed"] {
+        let mut world = riddled(32 * MIB, cross_stream);
+        world.allocate(D0, B, 16 * MIB).unwrap();
+        world.check();
+        assert_eq!(world.tap.count(DriverCall::StreamWaitEvent), 0);
+        assert_eq!(world.tap.count(DriverCall::HandleRelease), 8, "{cross_stream}");
+        world.finish();
+    }
+}
+
+#[test]
+fn pools_get_what_others_have_cached() {
+    // From the default pool to a private one, and from one that nobody holds to the default one.
+    for from_default in [true, false] {
+        let mut world = World::plain(32 * MIB, "");
+        let fill = |world: &mut World| {
+            let at = [0; 16].map(|_| world.allocate(D0, A, 2 * MIB).unwrap());
+            at.iter().step_by(2).for_each(|&at| world.free(at));
+        };
+        if from_default {
+            fill(&mut world);
+            world.begin(D0, P, Purpose::User, 0b0010);
+            world.allocate(D0, A, 16 * MIB).unwrap();
+        } else {
+            world.begin(D0, P, Purpose::User, 0b0010);
+            fill(&mut world);
+            world.end(D0, P);
+            // Held, its memory is its own.
+            let result = world.allocate(D0, A, 16 * MIB);
+            assert!(matches!(result, Err(AllocError::OutOfMemory(_))), "{result:?}");
+            world.allocator.release_pool(D0, P).unwrap();
+            world.allocate(D0, A, 16 * MIB).unwrap();
+        }
+        world.check();
+        assert_eq!(world.tap.held(D0).bytes, 32 * MIB);
+        world.finish();
+    }
+}
+
+#[test]
+fn a_window_that_is_refused_in_a_capture_gives_nothing_back_inside_it() {
+    for config in RESERVES {
+        let mut world = World::plain(100 * MIB, config);
+        world.begin(D0, P, Purpose::Capture, 0b0010);
+        world.sim.begin_capture(D0, A).unwrap();
+        let before = counts(&world, &FORBIDDEN);
+        for size in [150, 101, 2] {
+            let result = world.allocate(D0, A, size * MIB);
+            assert_eq!(result.is_ok(), size == 2, "{size}: {result:?}");
+            world.check();
+        }
+        assert_eq!(counts(&world, &FORBIDDEN), before);
+        world.sim.end_capture(D0, A).unwrap();
+        world.end(D0, P);
+        // What was made in vain is there for others.
+        world.allocate(D0, B, 90 * MIB).unwrap();
+        world.check();
+        // What was written in the capture was only noted down in the graph.
+        for (at, block) in world.shadow.live.clone() {
+            world.sim.stamp_write(D0, block.stream, at, block.size, block.tag).unwrap();
+        }
+        world.finish();
+    }
+}
+
+/// A stream that allocates as it likes while another one is captured.
+#[test]
+fn nothing_is_unmapped_or_asked_while_another_stream_is_captured() {
+    for seed in 0..20 {
+        let mut random = numbers(seed);
+        let mut world = World::plain(48 * MIB, RESERVES[seed as usize % 3]);
+        let mut churn = |world: &mut World, steps| {
+            for _ in 0..steps {
+                let count = world.shadow.live.len() as u64;
+                if count > 0 && random(2) == 0 {
+                    let at = *world.shadow.live.keys().nth(random(count) as usize).unwrap();
+                    world.free(at);
+                } else {
+                    let _ = world.allocate(D0, B, MIB + random(10) * MIB);
+                }
+            }
+        };
+        churn(&mut world, 60);
+        // B has passed all of it: its ghosts could be taken away.
+        world.allocator.stream_ends(D0, B).unwrap();
+        world.begin(D0, P, Purpose::Capture, 0b0010);
+        world.sim.begin_capture(D0, A).unwrap();
+        let before = counts(&world, &FORBIDDEN);
+        churn(&mut world, 60);
+        assert_eq!(counts(&world, &FORBIDDEN), before, "seed {seed}");
+        world.sim.end_capture(D0, A).unwrap();
+        world.end(D0, P);
+        churn(&mut world, 20);
+        world.finish();
+    }
+}
+
+#[test]
+fn the_pages_of_a_graph_stay_where_they_are() {
+    for seed in 0..10 {
+        let mut random = numbers(seed);
+        let mut world = World::plain(48 * MIB, RESERVES[seed as usize % 3]);
+        world.begin(D0, P, Purpose::Capture, 0b0010);
+        world.sim.begin_capture(D0, A).unwrap();
+        let captured = [3, 5, 2].map(|size| {
+            let at = world.allocate(D0, A, size * MIB).unwrap();
+            (at, size * MIB)
+        });
+        captured.iter().for_each(|&(at, _)| world.free(at));
+        world.sim.end_capture(D0, A).unwrap();
+        world.end(D0, P);
+        let pages = |world: &World| captured.map(|(at, bytes)| behind(&world.tap, D0, at, bytes));
+        let before = pages(&world);
+        for _ in 0..150 {
+            let count = world.shadow.live.len() as u64;
+            match random(16) {
+                0 => drop(world.allocator.empty_cache(D0)),
+                1 => world.synchronize(),
+                2..=8 if count > 0 => {
+                    let at = *world.shadow.live.keys().nth(random(count) as usize).unwrap();
+                    world.free(at);
+                }
+                _ => {
+                    let stream = [A, B, C][random(3) as usize];
+                    let _ = world.allocate(D0, stream, 512 << random(16));
+                }
+            }
+            assert_eq!(pages(&world), before, "seed {seed}");
+            // A replay.
+            for (at, bytes) in captured {
+                world.sim.stamp_write(D0, C, at, bytes, 77).unwrap();
+            }
+        }
+        world.free_all();
+        world.allocator.release_pool(D0, P).unwrap();
+        world.allocate(D0, B, 44 * MIB).unwrap();
+        world.finish();
+    }
+}
