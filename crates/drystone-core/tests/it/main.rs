@@ -9,6 +9,7 @@ mod errors;
 mod faults;
 mod history;
 mod orderings;
+mod page_faults;
 mod pages;
 mod pins;
 mod pools;

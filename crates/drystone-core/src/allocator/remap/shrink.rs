@@ -74,13 +74,15 @@ impl<D: Driver> Allocator<D> {
             released += self.give_handle_back(&mut store, device, handle);
         }
         for handle in free_handles(&store, &heaps) {
-            if released >= most || result.is_err() {
+            if released >= most {
                 break;
             }
             let bytes = store.handle(handle).bytes();
-            result = self.evict(&mut store, device, handle).map(|gone| {
-                released += if gone { bytes } else { 0 };
-            });
+            // One that cannot be given back does not keep the others.
+            match self.evict(&mut store, device, handle) {
+                Ok(gone) => released += if gone { bytes } else { 0 },
+                Err(error) => result = result.and(Err(error)),
+            }
         }
         let bare = self.drop_bare_arenas(&mut store, device, &heaps);
         result.and(bare).map(|()| released)
