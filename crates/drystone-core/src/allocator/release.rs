@@ -184,7 +184,8 @@ impl<D: Driver> Allocator<D> {
 
     /// Step 2, torch's rule for `garbage_collection_threshold`: once more than that part of the
     /// limit is reserved, idle large segments of at least average age go, round after round, until
-    /// it is less. Only where a limit is set. A failure is not the request's: it is logged.
+    /// it is less. Of pages, handles without a live byte go. Only where a limit is set. A failure is
+    /// not the request's: it is logged.
     pub(super) fn collect_garbage(&self, device: &Device) {
         let threshold = self.policy.garbage_collection_threshold;
         let Some(limit) = device.limit().filter(|_| threshold > 0.0) else { return };
@@ -193,7 +194,11 @@ impl<D: Driver> Allocator<D> {
         if excess == 0 {
             return;
         }
-        let mut idle = self.candidates(device, |id| id == PoolId::DEFAULT);
+        let default = |id| id == PoolId::DEFAULT;
+        if let Err(error) = self.release_pages(device, default, excess) {
+            tracing::warn!(%error, "garbage collection could not give pages back");
+        }
+        let mut idle = self.candidates(device, default);
         idle.retain(|candidate| candidate.idle.kind == Kind::Large);
         let mut chosen = Vec::new();
         while excess > 0 && !idle.is_empty() {
