@@ -49,8 +49,8 @@ mod ticket;
 mod units;
 
 pub use allocator::{
-    Allocator, BlockInfo, BlockState, MovableId, Move, MoveLimits, MovePass, NewError, Request,
-    SegmentInfo,
+    Allocator, BlockInfo, BlockState, Defragment, Defragmented, MovableId, Move, MoveLimits,
+    MovePass, NewError, Request, SegmentInfo,
 };
 pub use callbacks::{CallbackId, Pressure, Watermark};
 pub use config::{Config, ConfigError};

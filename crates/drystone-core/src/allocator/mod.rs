@@ -2,9 +2,10 @@
 //!
 //! The other files hold what is rarer: `slow` (a request that the cache cannot serve), `release`
 //! (giving memory back), `lend` (memory of other streams), `pools`, `limits`, `pins`,
-//! `relocate` (movable blocks), `report`, `check`.
+//! `defragment`, `relocate` (movable blocks), `report`, `check`.
 
 mod check;
+mod defragment;
 mod lend;
 mod limits;
 mod pins;
@@ -33,6 +34,7 @@ use crate::registry::Registry;
 use crate::table::AddressTable;
 use crate::units::{GRANULE, MAX_ALIGN, MAX_REQUEST, PAGE};
 
+pub use defragment::{Defragment, Defragmented};
 pub use relocate::{MovableId, Move, MoveLimits, MovePass};
 pub use report::{BlockInfo, BlockState, SegmentInfo};
 

@@ -58,15 +58,36 @@ impl Part {
 }
 
 impl<D: Driver> Allocator<D> {
-    /// Brings the pages of a window to it, its ghosts and what fills its empty parts, and hands the
-    /// block out of it.
+    /// Brings the pages of a window to it, and hands the block out of it.
     pub(super) fn carry(
         &self,
         store: &mut PageStore,
         quest: &Quest<'_>,
         window: &Window,
-        mut parts: Vec<Part>,
+        parts: Vec<Part>,
     ) -> Result<u64, NoWindow> {
+        let arena = store.arena(window.arena).at;
+        let mut address = None;
+        self.bring(store, quest, window, parts, |core| {
+            let handed = quest.heap.hand_out_at(core, arena, window.start, quest.fit);
+            address = handed.map(|handed| {
+                self.note_allocation(quest.device, core, handed, quest.fit);
+                handed.address
+            });
+        })?;
+        address.ok_or(NoWindow::Lost)
+    }
+
+    /// Brings the pages of a window to it, its ghosts and what fills its empty parts, and does
+    /// `then` before another thread can take of them.
+    pub(super) fn bring(
+        &self,
+        store: &mut PageStore,
+        quest: &Quest<'_>,
+        window: &Window,
+        mut parts: Vec<Part>,
+        then: impl FnOnce(&mut HeapCore),
+    ) -> Result<(), NoWindow> {
         let mut hand = InHand::default();
         let ghosts = window.ghosts.iter().map(|&(piece, _)| piece);
         let pieces = ghosts.chain(parts.iter().flat_map(|part| part.filling.pieces()));
@@ -105,12 +126,12 @@ impl<D: Driver> Allocator<D> {
             let segment = store.arena(window.arena).at;
             quest.heap.lock().set_spots(segment, pages, piece.first, of);
         }
-        let address = self.hand_over(store, quest, window, &parts);
+        self.hand_over(store, quest, window, &parts, then);
         let to = (quest.pool.id, quest.fit.kind);
         for taken in &hand.taken {
             quest.device.totals.pages_left((taken.pool, taken.kind), to, taken.bytes());
         }
-        address.ok_or(NoWindow::Lost)
+        Ok(())
     }
 
     /// Takes a piece out of the free blocks where it is at home. False if it is not free any more;
@@ -260,16 +281,16 @@ impl<D: Driver> Allocator<D> {
         Err(NoSegment::Failed(error))
     }
 
-    /// Lets the heap have the window, counted, and hands the block out of it. None if another
-    /// thread was faster.
+    /// Lets the heap have the window, counted.
     fn hand_over(
         &self,
         store: &PageStore,
         quest: &Quest<'_>,
         window: &Window,
         parts: &[Part],
-    ) -> Option<u64> {
-        let Quest { device, ref heap, fit, .. } = *quest;
+        then: impl FnOnce(&mut HeapCore),
+    ) {
+        let Quest { device, heap, .. } = quest;
         let arena = store.arena(window.arena);
         let beyond = parts.iter().map(|part| {
             let filled = part.filled();
@@ -282,11 +303,8 @@ impl<D: Driver> Allocator<D> {
             heap.fill(&mut core, arena.at, pages);
             self.note_pages(&core, Action::SegmentMap, arena.address(pages.first), pages);
         }
-        let handed = heap.hand_out_at(&mut core, arena.at, window.start, fit);
+        then(&mut core);
         device.totals.sum_up(heap, &mut core.thresholds);
-        let handed = handed?;
-        self.note_allocation(device, &core, handed, fit);
-        Some(handed.address)
     }
 
     /// Takes a mapping away that nothing can be using.

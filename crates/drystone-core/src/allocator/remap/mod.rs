@@ -15,9 +15,10 @@
 //!
 //! `place` chooses the window, with what `survey` says of candidates and `gather` has found of free
 //! pages; `carry` tells the driver and keeps the book; `shrink` takes ghosts away and gives handles
-//! back.
+//! back; `compact` makes one window of all that is free, on demand.
 
 mod carry;
+mod compact;
 mod gather;
 mod place;
 mod shrink;

@@ -253,7 +253,7 @@ impl<D: Driver> Allocator<D> {
 
     /// The start of addresses at which nothing is mapped, with room to both sides for windows to
     /// grow.
-    fn fresh(&self, store: &PageStore, quest: &Quest<'_>) -> Option<(ArenaAt, u32)> {
+    pub(super) fn fresh(&self, store: &PageStore, quest: &Quest<'_>) -> Option<(ArenaAt, u32)> {
         let Quest { heap, fit, .. } = quest;
         let own = store.arenas_of(heap.id, fit.kind);
         let rooms = own.filter_map(|at| Some((store.arena(at).room.longest()?, at)));
@@ -287,7 +287,7 @@ impl<D: Driver> Allocator<D> {
     }
 
     /// Reserves addresses for an arena of the request's heap that has room for so many pages.
-    fn add_arena(
+    pub(super) fn add_arena(
         &self,
         store: &mut PageStore,
         quest: &Quest<'_>,

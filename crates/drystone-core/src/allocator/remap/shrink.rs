@@ -140,7 +140,7 @@ impl<D: Driver> Allocator<D> {
     }
 
     /// Waits until a ghost's stream has passed its last use.
-    fn wait_for_ghost(
+    pub(super) fn wait_for_ghost(
         &self,
         store: &PageStore,
         device: &Device,
