@@ -5,7 +5,6 @@
 mod common;
 
 mod blocks;
-mod defragment;
 mod errors;
 mod faults;
 mod history;
@@ -20,6 +19,7 @@ mod random;
 mod statistics;
 mod streams;
 mod threads;
+mod windows;
 
 use common::world::World;
 use common::{A, B, C, D0, D1, KIB, MIB};

@@ -1,12 +1,13 @@
 //! Pools and captures against a model: who serves which stream, who holds what, and what a capture
 //! forbids.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use drystone_core::{BlockState, DriverCall, PoolError, PoolId, Purpose};
+use drystone_core::{BlockState, DriverCall, HandleId, PoolError, PoolId, Purpose};
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
+use crate::common::physical::behind;
 use crate::common::{BACKINGS, STREAMS};
 use crate::{D0, KIB, MIB, World};
 
@@ -75,6 +76,9 @@ impl Model {
 }
 
 struct Machine;
+
+/// The pages behind a range, as far as it is mapped.
+type Physical = Vec<Option<(HandleId, u64)>>;
 
 impl ReferenceStateMachine for Machine {
     type State = Model;
@@ -174,7 +178,7 @@ impl ReferenceStateMachine for Machine {
 struct System {
     world: World,
     addresses: Vec<u64>,
-    replayed: [BTreeSet<(u64, u64)>; POOLS],
+    replayed: [BTreeMap<(u64, u64), Physical>; POOLS],
     captured: Option<Scope>,
     in_capture: Vec<u64>,
     calls_before: usize,
@@ -264,7 +268,8 @@ impl StateMachineTest for Machine {
                     // A pool begun later may serve the captured stream: then its owner keeps it.
                     let held = after.uses[scope.pool] > 0;
                     if held && world.shadow.live[&at].pool == id(scope.pool) {
-                        system.replayed[scope.pool].insert((at, size));
+                        let pages = behind(&world.tap, D0, at, size);
+                        system.replayed[scope.pool].insert((at, size), pages);
                     }
                 }
             }
@@ -319,12 +324,13 @@ impl StateMachineTest for Machine {
         let segments = world.allocator.snapshot();
         // What graphs replay over is where it was, in the pool it was of.
         for (pool, ranges) in system.replayed.iter().enumerate() {
-            for &(at, bytes) in ranges {
+            for (&(at, bytes), pages) in ranges {
                 let around = segments.iter().find(|segment| {
                     segment.address <= at && at + bytes <= segment.address + segment.size
                 });
                 let of = around.map(|segment| segment.pool);
                 assert_eq!(of, Some(id(pool)), "{at:#x} of a graph");
+                assert_eq!(behind(&world.tap, D0, at, bytes), *pages, "{at:#x} of a graph");
             }
         }
         // In a capture nothing that was deferred has become free.
