@@ -5,6 +5,7 @@
 mod common;
 
 mod blocks;
+mod defragment;
 mod errors;
 mod faults;
 mod history;
