@@ -136,7 +136,7 @@ impl HeapCore {
     pub(crate) fn run_at(&mut self, at: u32, granule: u32) -> Option<FreeRun> {
         let kind = self.segments.get(at as usize)?.as_ref()?.kind;
         self.unpark(kind);
-        let block = self.segment(at).before(granule, &self.blocks);
+        let block = self.segment(at).around(granule, &self.blocks);
         if self.blocks[block].state() == State::Free { self.run(block) } else { None }
     }
 

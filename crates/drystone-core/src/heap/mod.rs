@@ -7,6 +7,7 @@ mod check;
 mod fit;
 mod give;
 mod holes;
+mod marks;
 mod movable;
 mod park;
 mod pending;

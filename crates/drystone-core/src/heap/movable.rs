@@ -29,7 +29,7 @@ impl Heap {
     ) -> Option<Handed> {
         core.unpark(fit.kind);
         let around = core.segments.get(segment as usize)?.as_ref()?;
-        let index = around.before(start, &core.blocks);
+        let index = around.around(start, &core.blocks);
         let block = &core.blocks[index];
         let inside = block.offset <= start && start + fit.units <= block.end();
         if block.state() != State::Free || !inside || !fit.accepts(block.units) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::marks::Marks;
 use super::pins::Pins;
 use super::strand::Spot;
 use super::{Heap, HeapCore, Term};
@@ -28,6 +29,8 @@ pub(crate) struct Segment {
     /// look-up of pointers. A chunk is a few times the least block, so that the table stays in
     /// the processor's caches and a look-up still takes a step or two.
     starts: Box<[BlockIndex]>,
+    /// The chunks in which a block starts.
+    started_in: Marks,
     /// log2 of the granules in a chunk.
     chunk_shift: u32,
     /// Of an arena: the holes by their offset in granules. None for memory that is all there.
@@ -47,7 +50,9 @@ impl Segment {
         let units = u32::try_from(bytes >> GRANULE_SHIFT).expect("segments are below 2 TiB");
         // Zeroed memory comes from the system untouched: a large block costs one page of it.
         let chunk_shift = CHUNK_SHIFT[kind as usize];
-        let starts = vec![NONE; (units >> chunk_shift) as usize + 1].into();
+        let chunks = (units >> chunk_shift) as usize + 1;
+        let starts = vec![NONE; chunks].into();
+        let started_in = Marks::new(chunks);
         let first = NONE;
         let (holes, spots, idle_since, idle_stamp) = (None, Box::default(), 0, 0);
         Segment {
@@ -56,6 +61,7 @@ impl Segment {
             kind,
             first,
             starts,
+            started_in,
             chunk_shift,
             holes,
             spots,
@@ -87,12 +93,19 @@ impl Segment {
         self.starts[self.chunk_of(granule)]
     }
 
-    /// The last block that starts at or before a granule: of all that start in the chunk around it
-    /// or the nearest one before, found by the first of them.
-    pub(super) fn before(&self, granule: u32, blocks: &Blocks) -> BlockIndex {
-        let chunks = self.starts[..=self.chunk_of(granule)].iter().rev().copied();
-        let mut near = chunks.filter(|&index| index != NONE);
-        let mut found = near.find(|&index| blocks[index].offset <= granule).unwrap_or(NONE);
+    /// The block around a granule.
+    pub(super) fn around(&self, granule: u32, blocks: &Blocks) -> BlockIndex {
+        // The first block that starts in a chunk may start behind the granule: then it is one of
+        // an earlier chunk.
+        let mut chunk = self.chunk_of(granule);
+        let mut found = NONE;
+        while let Some(near) = self.started_in.last_up_to(chunk) {
+            found = self.starts[near];
+            if blocks[found].offset <= granule || near == 0 {
+                break;
+            }
+            chunk = near - 1;
+        }
         while found != NONE && blocks[found].end() <= granule {
             found = blocks[found].next;
         }
@@ -103,6 +116,7 @@ impl Segment {
     pub(super) fn started_whole(&mut self, index: BlockIndex) {
         self.first = index;
         self.starts[0] = index;
+        self.started_in.set(0);
     }
 
     /// A block starts at `offset` from now on, the one before it at `before`.
@@ -111,6 +125,7 @@ impl Segment {
         let chunk = self.chunk_of(offset);
         if self.chunk_of(before) != chunk {
             self.starts[chunk] = index;
+            self.started_in.set(chunk);
         }
     }
 
@@ -121,6 +136,9 @@ impl Segment {
         if self.chunk_of(before) != chunk {
             let stays = gone.next != NONE && self.chunk_of(gone.end()) == chunk;
             self.starts[chunk] = if stays { gone.next } else { NONE };
+            if !stays {
+                self.started_in.clear(chunk);
+            }
         }
     }
 
@@ -218,6 +236,7 @@ impl HeapCore {
         self.vacant_segments.push(at);
         let mut segment = self.segments[at as usize].take()?;
         segment.starts[0] = NONE;
+        segment.started_in.clear(0);
         segment.first = NONE;
         Some(segment)
     }
