@@ -275,6 +275,9 @@ impl<D: Driver> Allocator<D> {
     pub(super) fn settle_known(&self, device: &Device, heap: &Heap) {
         let mut core = heap.lock();
         let Some(key) = core.key.filter(|key| key.device == device.id) else { return };
+        if !core.has_pending() {
+            return;
+        }
         let note = self.history.is_on();
         heap.settle_pending(&mut core, |address, requested| {
             if note {
