@@ -260,7 +260,7 @@ proptest! {
                     done.send(())
                 }));
                 // If it needs what this call holds up, an event, it goes on after the call.
-                let _ = wait.recv_timeout(Duration::from_millis(3));
+                let _ = wait.recv_timeout(Duration::from_millis(1));
             }
         })));
         for step in steps {
