@@ -11,6 +11,7 @@ mod faults;
 mod history;
 mod orderings;
 mod page_faults;
+mod page_races;
 mod pages;
 mod pins;
 mod pools;
