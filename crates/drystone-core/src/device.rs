@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use crate::driver::{DeviceId, StreamId};
+use crate::driver::{DeviceId, HandleKind, StreamId};
 use crate::pages::PageStore;
 use crate::pool::{Pool, PoolId, Purpose};
 use crate::stats::Stat;
@@ -30,15 +30,27 @@ pub(crate) struct SlowStat(Mutex<Stat>);
 
 impl SlowStat {
     pub(crate) fn up(&self) {
-        let mut stat = self.0.lock();
-        stat.current += 1;
-        stat.allocated += 1;
-        stat.peak = stat.peak.max(stat.current);
+        self.up_to(1, u64::MAX);
     }
     pub(crate) fn down(&self) {
+        self.down_by(1);
+    }
+    /// Adds `by` if it stays within `limit`; false, and nothing added, if not.
+    fn up_to(&self, by: u64, limit: u64) -> bool {
         let mut stat = self.0.lock();
-        stat.current -= 1;
-        stat.freed += 1;
+        let sum = stat.current.saturating_add(by);
+        if sum > limit {
+            return false;
+        }
+        stat.current = sum;
+        stat.allocated += by;
+        stat.peak = stat.peak.max(sum);
+        true
+    }
+    fn down_by(&self, by: u64) {
+        let mut stat = self.0.lock();
+        stat.current -= by;
+        stat.freed += by;
     }
     pub(crate) fn get(&self) -> Stat {
         *self.0.lock()
@@ -63,6 +75,7 @@ pub(crate) struct DeviceCounters {
     pub(crate) device_free: AtomicU64,
     pub(crate) borrowed: AtomicU64,
     pub(crate) adopted: AtomicU64,
+    pub(crate) spills: AtomicU64,
     /// Nanoseconds spent on trading segments in.
     pub(crate) trade_ns: AtomicU64,
     pub(crate) oversize_allocations: SlowStat,
@@ -78,6 +91,10 @@ pub(crate) struct Device {
     reserved: AtomicU64,
     /// The most that may be reserved; `u64::MAX` for no limit.
     limit: AtomicU64,
+    /// Bytes of the host held for this device.
+    pub(crate) spilled: SlowStat,
+    /// The most of those; 0 for none.
+    pub(crate) spill_limit: u64,
     pub(crate) default_pool: Arc<Pool>,
     private_pools: RwLock<HashMap<PoolId, Arc<Pool>>>,
     scopes: RwLock<Vec<Scope>>,
@@ -97,12 +114,14 @@ pub(crate) struct Device {
 const UNLIMITED: u64 = u64::MAX;
 
 impl Device {
-    pub(crate) fn new(id: DeviceId, total: u64, maps: bool) -> Self {
+    pub(crate) fn new(id: DeviceId, total: u64, maps: bool, spill_limit: u64) -> Self {
         Device {
             id,
             total,
             reserved: AtomicU64::new(0),
             limit: AtomicU64::new(UNLIMITED),
+            spilled: SlowStat::default(),
+            spill_limit,
             default_pool: Arc::new(Pool::new(PoolId::DEFAULT)),
             private_pools: RwLock::new(HashMap::new()),
             scopes: RwLock::new(Vec::new()),
@@ -141,6 +160,23 @@ impl Device {
     /// Counts bytes as held no more.
     pub(crate) fn unreserve(&self, bytes: u64) {
         self.reserved.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    /// Counts bytes of a handle as held before it is made. False, and nothing counted, if the limit
+    /// on memory of its kind forbids it.
+    pub(crate) fn hold(&self, kind: HandleKind, bytes: u64) -> bool {
+        match kind {
+            HandleKind::Host => self.spilled.up_to(bytes, self.spill_limit),
+            _ => self.reserve(bytes),
+        }
+    }
+
+    /// Counts bytes of a handle as held no more.
+    pub(crate) fn unhold(&self, kind: HandleKind, bytes: u64) {
+        match kind {
+            HandleKind::Host => self.spilled.down_by(bytes),
+            _ => self.unreserve(bytes),
+        }
     }
 
     /// Whether a stream capture is underway: nothing may be waited for, asked about or given back.

@@ -72,6 +72,8 @@ pub struct OutOfMemory {
     pub device_free: u64,
     /// Bytes the device has; 0 if the driver could not say.
     pub device_total: u64,
+    /// Of `live`, the bytes in blocks that lie in memory of the host, which is not reserved.
+    pub spilled: u64,
     /// The most that this allocator may reserve, if a limit or fraction is set.
     pub limit: Option<u64>,
     /// The largest run of free bytes that the allocator holds, of any stream or pool.
@@ -83,7 +85,7 @@ pub struct OutOfMemory {
 impl OutOfMemory {
     /// Bytes that the allocator holds and nobody uses.
     pub fn reserved_but_free(&self) -> u64 {
-        self.reserved.saturating_sub(self.live)
+        self.reserved.saturating_sub(self.live.saturating_sub(self.spilled))
     }
 
     /// Bytes of the device that others hold: other processes, other libraries, the context.
@@ -144,6 +146,9 @@ impl fmt::Display for OutOfMemory {
             format_bytes(self.device_total),
             format_bytes(self.held_by_others()),
         )?;
+        if self.spilled > 0 {
+            write!(f, "; live in memory of the host {}", format_bytes(self.spilled))?;
+        }
         if let Some(limit) = self.limit {
             write!(f, "; limit {}", format_bytes(limit))?;
         }

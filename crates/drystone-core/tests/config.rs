@@ -102,6 +102,7 @@ const ACCEPTED: &[(&str, Change)] = &[
         c.max_non_split_rounding = 4 * MIB;
         c.max_split_size = Some(4 * MIB);
     }),
+    ("spill_limit:8GiB", |c| c.spill_limit = Some(8 << 30)),
     ("min_split_remainder:512", |c| c.min_split_remainder = Some(512)),
     ("backing:malloc", |c| c.backing = Backing::Malloc),
     ("backing:vmm", |c| c.backing = Backing::Vmm),
@@ -152,6 +153,7 @@ fn values_that_are_refused() {
         ("history", "-1 1.5 4294967296 1k +1"),
         ("oom_retries", "-1 4294967296"),
         ("slack", "-0.1 100.5 nan 10%"),
+        ("spill_limit", "0 -1 1% GiB"),
     ] {
         for value in values.split(' ') {
             let text = format!("history:0,{key}:{value}");

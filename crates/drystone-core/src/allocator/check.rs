@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Allocator;
 use crate::block::State;
-use crate::driver::Driver;
+use crate::driver::{Driver, HandleKind};
 use crate::pages::{PageStore, Slot};
 use crate::stats::Metric;
 use crate::table::Place;
@@ -23,7 +23,7 @@ impl<D: Driver> Allocator<D> {
             segments.insert(base, (end, place));
         }
         for device in &self.devices {
-            let mut reserved = 0;
+            let (mut reserved, mut spilled) = (0, 0);
             for (pool, heap) in device.totals.heaps() {
                 heap.check()?;
                 let mut core = heap.lock();
@@ -31,9 +31,10 @@ impl<D: Driver> Allocator<D> {
                     return Err(format!("heap {} is counted for {pool} but is not its", heap.id));
                 }
                 let mut wrong = None;
+                let held = if core.spills() { &mut spilled } else { &mut reserved };
                 core.for_each_segment(|segment, blocks| {
                     let there = blocks.filter(|(_, block)| block.state() != State::Hole);
-                    reserved += there.map(|(_, block)| block.bytes()).sum::<u64>();
+                    *held += there.map(|(_, block)| block.bytes()).sum::<u64>();
                     let known = segments.remove(&segment.base);
                     if !known.is_some_and(|(end, place)| {
                         end == segment.base + segment.bytes() && place.heap == heap.id
@@ -45,13 +46,16 @@ impl<D: Driver> Allocator<D> {
                     return Err(format!("the address table is wrong about {base:#x}"));
                 }
             }
-            let stranded = match &device.pages {
-                None => 0,
+            let (stranded, of_host) = match &device.pages {
+                None => (0, 0),
                 Some(store) => {
                     let store = store.lock();
                     store.check().map_err(|what| format!("{}: {what}", device.id))?;
                     self.check_homes(&store)?;
-                    store.stranded_bytes()
+                    (
+                        store.stranded_bytes(HandleKind::Device),
+                        store.stranded_bytes(HandleKind::Host),
+                    )
                 }
             };
             reserved += stranded;
@@ -62,6 +66,13 @@ impl<D: Driver> Allocator<D> {
                     "{}: {reserved} bytes in segments, {} reserved, {counted} counted",
                     device.id,
                     device.reserved(),
+                ));
+            }
+            let counted = device.spilled.get().current;
+            if spilled + of_host != counted || counted > device.spill_limit {
+                return Err(format!(
+                    "{}: {spilled} bytes of the host in arenas and {of_host} besides, {counted} counted",
+                    device.id,
                 ));
             }
             for metric in Metric::ALL {
@@ -77,14 +88,22 @@ impl<D: Driver> Allocator<D> {
         }
     }
 
-    /// Checks that a page of an arena is a hole's exactly if no page is at home there.
+    /// Checks that a page of an arena is a hole's exactly if no page is at home there, and that
+    /// memory of the host is in the heaps that spill, and only there.
     fn check_homes(&self, store: &PageStore) -> Result<(), String> {
         for (at, arena) in store.arenas() {
             let core = arena.heap.lock();
             for page in 0..(arena.bytes() >> PAGE_SHIFT) as u32 {
                 let hole = core.hole_around(arena.at, page).is_some();
-                if hole == matches!(store.slot(at, page), Slot::Home(_)) {
+                let slot = store.slot(at, page);
+                if hole == matches!(slot, Slot::Home(_)) {
                     return Err(format!("{:#x} is a hole and a home", arena.address(page)));
+                }
+                if let Slot::Home(mapping) | Slot::Ghost(mapping) = slot {
+                    let kind = store.handle(store.mapping(mapping).handle).kind;
+                    if core.spills() != (kind == HandleKind::Host) {
+                        return Err(format!("{:#x} is {kind:?} memory", arena.address(page)));
+                    }
                 }
             }
         }

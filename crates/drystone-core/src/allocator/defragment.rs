@@ -66,8 +66,12 @@ impl<D: Driver> Allocator<D> {
     }
 }
 
-/// The largest run of free bytes of any stream and pool.
+/// The largest run of free bytes of any stream and pool on the device itself.
 pub(super) fn largest(device: &Device) -> u64 {
     let heaps = device.totals.heaps().into_iter();
-    heaps.map(|(_, heap)| heap.lock().largest_free()).max().unwrap_or(0)
+    let largest = heaps.map(|(_, heap)| {
+        let mut core = heap.lock();
+        if core.spills() { 0 } else { core.largest_free() }
+    });
+    largest.max().unwrap_or(0)
 }

@@ -107,13 +107,14 @@ impl<D: Driver> Allocator<D> {
         lender.make_wait(&self.driver, &quest.device.tickers.events, quest.request.stream)
     }
 
-    /// The heaps whose free memory this request may use: those of its pool, unless graphs replay
+    /// The heaps whose free memory of the device this request may use: those of its pool, unless graphs replay
     /// over it, and with `released` also those of pools that nobody holds any more.
     pub(super) fn lenders(&self, quest: &Quest<'_>, released: bool) -> Vec<(PoolId, Arc<Heap>)> {
         let Quest { device, pool, ref heap, .. } = *quest;
         let own = !pool.is_kept_for_replay();
         let heaps = device.totals.heaps().into_iter().filter(|(id, other)| {
             other.id != heap.id
+                && !other.lock().spills()
                 && if *id == pool.id { own } else { released && device.is_orphaned(*id) }
         });
         heaps.collect()

@@ -15,6 +15,7 @@ mod relocate;
 mod remap;
 mod report;
 mod slow;
+mod spill;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,7 +99,10 @@ impl<D: Driver> Allocator<D> {
             .map(|id| {
                 let id = DeviceId(id);
                 let maps = config.backing == Backing::Vmm && maps(&driver, id)?;
-                let device = Device::new(id, driver.device_memory(id)?.total, maps);
+                let device = {
+                    let total = driver.device_memory(id)?.total;
+                    Device::new(id, total, maps, config.spill_limit.unwrap_or(0))
+                };
                 device.set_limit(limits::configured(&config, device.total));
                 Ok(device)
             })

@@ -65,8 +65,9 @@ impl<D: Driver> Allocator<D> {
         let segments = self.release(device, self.candidates(device, wanted))?;
         self.unseal(device)?;
         let pages = self.release_pages(device, wanted, u64::MAX);
+        let spilled = self.release_spilled(device, wanted);
         self.tell_reserved(device);
-        let pages = pages?;
+        let pages = spilled.and(pages)?;
         self.retire_released_pools(device);
         Ok(segments + pages)
     }
@@ -351,6 +352,7 @@ impl<D: Driver> Allocator<D> {
         let waited = if capturing { Ok(false) } else { self.wait_for_pending(device) };
         let segments = self.release(device, self.candidates(device, |_| true));
         let released = segments.and(self.release_pages(device, |_| true, u64::MAX));
+        let released = released.and(self.release_spilled(device, |_| true));
         let live = device.totals.stats(None).all(Metric::ActiveBytes).current;
         if live > 0 {
             tracing::warn!(live, device = device.id.0, "live blocks stay with the device");

@@ -61,6 +61,8 @@ pub struct SegmentInfo {
     pub address: u64,
     /// Its bytes.
     pub size: u64,
+    /// Whether it is memory of the host, which large blocks spilled to.
+    pub spilled: bool,
     /// Its blocks in order of address, without gaps.
     pub blocks: Vec<BlockInfo>,
 }
@@ -83,6 +85,8 @@ impl<D: Driver> Allocator<D> {
             max_split_size: self.policy.max_split_size,
             num_borrowed: counters.borrowed.load(Relaxed),
             num_adopted: counters.adopted.load(Relaxed),
+            spilled_bytes: device.spilled.get(),
+            num_spills: counters.spills.load(Relaxed),
         })
     }
 
@@ -104,6 +108,7 @@ impl<D: Driver> Allocator<D> {
         device.totals.reset_peaks();
         device.counters.oversize_allocations.reset_peak();
         device.counters.oversize_segments.reset_peak();
+        device.spilled.reset_peak();
         Ok(())
     }
 
@@ -116,6 +121,7 @@ impl<D: Driver> Allocator<D> {
         let counters = &device.counters;
         counters.oversize_allocations.reset_accumulated();
         counters.oversize_segments.reset_accumulated();
+        device.spilled.reset_accumulated();
         for count in [
             &counters.alloc_retries,
             &counters.ooms,
@@ -124,6 +130,7 @@ impl<D: Driver> Allocator<D> {
             &counters.device_free,
             &counters.borrowed,
             &counters.adopted,
+            &counters.spills,
         ] {
             count.store(0, Relaxed);
         }
@@ -151,6 +158,7 @@ impl<D: Driver> Allocator<D> {
         for (_, heap) in device.totals.heaps() {
             let mut core = heap.lock();
             let Some(HeapKey { device, pool, stream }) = core.key else { continue };
+            let spilled = core.spills();
             core.for_each_segment(|segment, blocks| {
                 let mut run: Option<SegmentInfo> = None;
                 for (address, block) in blocks {
@@ -167,6 +175,7 @@ impl<D: Driver> Allocator<D> {
                         kind: segment.kind,
                         address,
                         size: 0,
+                        spilled,
                         blocks: Vec::new(),
                     });
                     run.size += size;

@@ -11,7 +11,8 @@
 //! 6. Enough idle segments given back (only where `max_split_size` is set).
 //! 7. The host waits for pending blocks.
 //! 8. The whole cache given back.
-//! 9. The application's callbacks; while they report progress, from 1 again.
+//! 9. For a large request on pages, memory of the host, where that is configured.
+//! 10. The application's callbacks; while they report progress, from 1 again.
 //!
 //! Each step leaves a consistent allocator whatever the driver answers.
 
@@ -99,6 +100,7 @@ impl<D: Driver> Allocator<D> {
             return Ok(address);
         }
         if !capturing {
+            self.unspill(device);
             self.settle(device, heap);
             if let Some(address) = self.take_cached(quest)? {
                 return Ok(address);
@@ -294,7 +296,6 @@ impl<D: Driver> Allocator<D> {
         let Quest { device, pool, fit, request, .. } = *quest;
         // Without the figures the error is still one.
         let memory = self.driver.device_memory(device.id).unwrap_or_default();
-        let heaps = device.totals.heaps();
         let live = device.totals.stats(None).all(Metric::ActiveBytes).current;
         OutOfMemory {
             device: device.id,
@@ -307,11 +308,8 @@ impl<D: Driver> Allocator<D> {
             device_free: memory.free,
             device_total: memory.total,
             limit: device.limit(),
-            largest_free: heaps
-                .iter()
-                .map(|(_, heap)| heap.lock().largest_free())
-                .max()
-                .unwrap_or(0),
+            largest_free: super::defragment::largest(device),
+            spilled: self.spilled_live(device),
             capturing: device.is_capturing(),
         }
     }

@@ -394,4 +394,15 @@ pub static KEYS: &[KeyInfo] = &[
         apply: |c, v| put(v.count(), &mut c.oom_retries),
         show: |c| show_unless(c.oom_retries, DEFAULT_OOM_RETRIES),
     },
+    KeyInfo {
+        name: "spill_limit",
+        origin: Origin::Drystone,
+        help: "once a device has no more, put large blocks of up to so much into memory of the \
+               host (only with backing:vmm)",
+        allowed: SIZE,
+        default: "off",
+        has_effect: true,
+        apply: |c, v| put(v.bytes(1).map(Some), &mut c.spill_limit),
+        show: |c| c.spill_limit.map(format_bytes_exact),
+    },
 ];

@@ -74,6 +74,10 @@ pub struct Config {
     /// How often out-of-memory callbacks that report progress may cause another try
     /// (`oom_retries`, 8).
     pub oom_retries: u32,
+    /// How many bytes of a device's large blocks may lie in memory of the host once the device, or
+    /// the limit, has no more (`spill_limit`): slower, but the run goes on. Only with
+    /// [`Backing::Vmm`]. `None`: none.
+    pub spill_limit: Option<u64>,
     /// What torch knows and Drystone has no use for.
     pub torch_only: TorchOnly,
 }
@@ -101,6 +105,7 @@ impl Default for Config {
             cross_stream: CrossStream::default(),
             history: 0,
             oom_retries: DEFAULT_OOM_RETRIES,
+            spill_limit: None,
             torch_only: TorchOnly::default(),
         }
     }

@@ -90,7 +90,7 @@ impl HeapCore {
             }
             let whole = block.prev == NONE && block.next == NONE;
             let state = block.state();
-            if segment.is_arena() && state != State::Hole {
+            if segment.is_arena() && state != State::Hole && !self.spills {
                 values[Metric::ReservedBytes as usize] += block.bytes();
             }
             match state {

@@ -158,6 +158,11 @@ impl HeapCore {
         known == Some(&hole) && whole
     }
 
+    /// The bytes of pages that count as reserved.
+    fn counted(&self, pages: Pages) -> u64 {
+        if self.spills { 0 } else { u64::from(pages.count) * PAGE }
+    }
+
     fn holes(&mut self, at: u32) -> &mut BTreeMap<u32, BlockIndex> {
         self.segment_mut(at).holes.as_mut().expect("an arena has holes")
     }
@@ -189,7 +194,7 @@ impl Heap {
             core.holes(at).insert(offset + units, behind);
         }
         let whole = core.make_free(index, kind);
-        let bytes = u64::from(pages.count) * PAGE;
+        let bytes = core.counted(pages);
         self.counters.of(kind).pages_in(bytes, core.split_of(kind));
         whole
     }
@@ -217,7 +222,7 @@ impl Heap {
             core.file(run.block, kind);
         }
         core.join_holes(at, index);
-        let bytes = u64::from(pages.count) * PAGE;
+        let bytes = core.counted(pages);
         self.counters.of(kind).pages_out(bytes, core.split_of(kind));
         true
     }

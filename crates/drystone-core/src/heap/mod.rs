@@ -78,6 +78,9 @@ pub(crate) struct HeapCore {
     term: Term,
     /// Whether graphs have used its memory whose last launches no ticket covers.
     sealed: bool,
+    /// Whether its memory is the host's: not counted as reserved, and for no requests but those that
+    /// spill.
+    spills: bool,
     /// The tickets of the heap's own stream; none exactly when `key` is none.
     ticker: Option<Arc<Ticker>>,
     blocks: Blocks,
@@ -183,6 +186,7 @@ impl HeapCore {
             key: None,
             term: 0,
             sealed: false,
+            spills: false,
             ticker: None,
             blocks: Blocks::new(),
             bins: [Bins::new(), Bins::new()],
@@ -210,6 +214,18 @@ impl HeapCore {
         let ticker = Some(ticker);
         *self = HeapCore { key: Some(key), term, ticker, thresholds, ..HeapCore::new() };
         term
+    }
+
+    /// Likewise, for memory of the host.
+    pub(crate) fn assign_spills(&mut self, key: HeapKey, ticker: Arc<Ticker>) -> Term {
+        let term = self.assign(key, ticker);
+        self.spills = true;
+        term
+    }
+
+    /// Whether its memory is the host's.
+    pub(crate) fn spills(&self) -> bool {
+        self.spills
     }
 
     /// Takes an empty heap from its owner, with all the memory that it used for itself.

@@ -166,6 +166,8 @@ pub(crate) struct PageStore {
     stranded: Vec<HandleAt>,
     /// Ranges of former arenas that the driver would not take back yet: base and bytes.
     stranded_ranges: Vec<(u64, u64)>,
+    /// Handles of the host that are free, and the stamp when that was first seen.
+    left: HashMap<HandleAt, Stamp>,
 }
 
 impl PageStore {
@@ -269,6 +271,7 @@ impl PageStore {
     pub(crate) fn remove_handle(&mut self, at: HandleAt) {
         debug_assert!(self.handles[at as usize].mappings.is_empty());
         self.handles.remove(at as usize);
+        self.left.remove(&at);
     }
 
     /// Enters a mapping at which no page is at home yet.
@@ -383,17 +386,27 @@ impl PageStore {
         std::mem::take(&mut self.stranded)
     }
 
-    /// Takes one of those for another use: the largest of at most so many pages that is mapped
+    /// Takes one of those of a kind for another use: the largest of at most so many pages that is mapped
     /// nowhere.
-    pub(crate) fn take_spare(&mut self, most: u32) -> Option<HandleAt> {
+    pub(crate) fn take_spare(&mut self, kind: HandleKind, most: u32) -> Option<HandleAt> {
         let spare = |at: &HandleAt| {
             let handle = self.handle(*at);
-            handle.mappings.is_empty() && handle.pages() <= most
+            handle.kind == kind && handle.mappings.is_empty() && handle.pages() <= most
         };
         let all = self.stranded.iter().copied().filter(spare);
         let largest = all.max_by_key(|&at| self.handle(at).pages())?;
         self.stranded.retain(|&other| other != largest);
         Some(largest)
+    }
+
+    /// When a handle that is free was first seen to be, or the stamp now.
+    pub(crate) fn left_at(&mut self, handle: HandleAt, now: Stamp) -> Stamp {
+        *self.left.entry(handle).or_insert(now)
+    }
+
+    /// Forgets when handles were left, but for these.
+    pub(crate) fn keep_left(&mut self, keep: impl Fn(HandleAt) -> bool) {
+        self.left.retain(|&handle, _| keep(handle));
     }
 
     /// Keeps addresses in mind that are to go back to the driver.
@@ -406,9 +419,10 @@ impl PageStore {
         std::mem::take(&mut self.stranded_ranges)
     }
 
-    /// Bytes of the stranded handles.
-    pub(crate) fn stranded_bytes(&self) -> u64 {
-        self.stranded.iter().map(|&at| self.handle(at).bytes()).sum()
+    /// Bytes of the stranded handles of a kind.
+    pub(crate) fn stranded_bytes(&self, kind: HandleKind) -> u64 {
+        let handles = self.stranded.iter().map(|&at| self.handle(at));
+        handles.filter(|handle| handle.kind == kind).map(Handle::bytes).sum()
     }
 
     /// The ghosts from the oldest.

@@ -124,6 +124,11 @@ pub struct DeviceStats {
     pub num_borrowed: u64,
     /// Idle segments that went from one stream or pool to another.
     pub num_adopted: u64,
+    /// Bytes of the host in which large blocks lie since the device had no more (`spill_limit`).
+    /// They are not among the reserved ones.
+    pub spilled_bytes: Stat,
+    /// How often a request was served with memory of the host.
+    pub num_spills: u64,
 }
 
 /// What the driver was asked, over all devices, since the allocator was made.

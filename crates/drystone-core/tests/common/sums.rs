@@ -99,7 +99,7 @@ fn of_segments<'a>(
             }
         };
         add(Metric::Segment, 1);
-        add(Metric::ReservedBytes, segment.size);
+        add(Metric::ReservedBytes, if segment.spilled { 0 } else { segment.size });
         for block in &segment.blocks {
             match block.state {
                 BlockState::Inactive if block.size < segment.size || in_arenas => {

@@ -235,9 +235,11 @@ impl Driver for Tap {
     ) -> Result<HandleId, DriverError> {
         self.enter(DriverCall::HandleCreate)?;
         let handle = self.sim.handle_create(device, bytes, kind)?;
-        let mut state = self.state();
-        state.handles.insert((device, handle), Handle { bytes, was_mapped: false });
-        state.take(device, bytes);
+        if kind != HandleKind::Host {
+            let mut state = self.state();
+            state.handles.insert((device, handle), Handle { bytes, was_mapped: false });
+            state.take(device, bytes);
+        }
         Ok(handle)
     }
 

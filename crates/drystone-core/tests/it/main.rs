@@ -18,6 +18,8 @@ mod pools;
 mod pressure;
 mod races;
 mod random;
+mod relocate;
+mod spill;
 mod statistics;
 mod streams;
 mod threads;

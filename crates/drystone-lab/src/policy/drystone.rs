@@ -28,7 +28,7 @@ pub(super) const MALLOC: PolicyInfo = PolicyInfo {
 
 /// The keys that mean nothing without pages.
 fn of_pages(key: &str) -> bool {
-    ["backing", "reserve"].contains(&key)
+    ["backing", "reserve", "spill_limit"].contains(&key)
 }
 
 /// The keys of a configuration string that change something, of those chosen.
@@ -74,6 +74,8 @@ impl Policy for Drystone {
             ("syncs", all.iter().map(|s| s.num_sync_all_streams).sum()),
             ("borrowed", all.iter().map(|s| s.num_borrowed).sum()),
             ("adopted", all.iter().map(|s| s.num_adopted).sum()),
+            ("spills", all.iter().map(|s| s.num_spills).sum()),
+            ("peak_spilled_bytes", all.iter().map(|s| s.spilled_bytes.peak).sum()),
         ]
     }
 }

@@ -92,7 +92,7 @@ impl Plan {
                 heap: heap.id,
                 term: core.term(),
                 stream: key.stream,
-                moves: !core.is_sealed() && !device.is_kept_for_replay(pool),
+                moves: !core.is_sealed() && !core.spills() && !device.is_kept_for_replay(pool),
             };
             core.for_each_segment(|segment, blocks| survey.look_at(&home, segment, blocks));
         }

@@ -205,27 +205,33 @@ impl<D: Driver> Allocator<D> {
         part: &mut Part,
     ) -> Result<(), NoSegment> {
         let device = quest.device;
+        let spills = quest.heap.lock().spills();
+        let kind = if spills { HandleKind::Host } else { HandleKind::Device };
         let mut left = part.filling.new;
-        while let Some(spare) = store.take_spare(left) {
+        while let Some(spare) = store.take_spare(kind, left) {
             left -= store.handle(spare).pages();
             part.made.push(spare);
         }
         for count in self.policy.handles(left, device.reserved()) {
             let bytes = u64::from(count) * PAGE;
-            if !device.reserve(bytes) {
+            if !device.hold(kind, bytes) {
                 return Err(NoSegment::Full);
             }
-            match self.driver.handle_create(device.id, bytes, HandleKind::Device) {
-                Ok(id) => part.made.push(store.add_handle(id, HandleKind::Device, count)),
+            match self.driver.handle_create(device.id, bytes, kind) {
+                Ok(id) => part.made.push(store.add_handle(id, kind, count)),
                 Err(error) => {
-                    device.unreserve(bytes);
+                    device.unhold(kind, bytes);
                     return Err(match error.kind {
                         DriverErrorKind::OutOfMemory => NoSegment::Full,
+                        // Not every device reaches memory of the host.
+                        DriverErrorKind::NotSupported if spills => NoSegment::Full,
                         _ => NoSegment::Failed(error),
                     });
                 }
             }
-            device.counters.device_alloc.fetch_add(1, Ordering::Relaxed);
+            if !spills {
+                device.counters.device_alloc.fetch_add(1, Ordering::Relaxed);
+            }
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ impl<D: Driver> Allocator<D> {
         for (id, heap) in device.totals.heaps() {
             let found = {
                 let core = heap.lock();
-                let serves = core.serves(device.id, id) && !core.is_sealed();
+                let serves = core.serves(device.id, id) && !core.is_sealed() && !core.spills();
                 core.key.filter(|_| serves).map(|key| (key.stream, core.term()))
             };
             let pool = device.pool(id).filter(|pool| !pool.is_kept_for_replay());

@@ -121,7 +121,7 @@ impl<D: Driver> Allocator<D> {
             }
         }
         self.tell_reserved(device);
-        Err(NoSegment::Full)
+        self.spill(quest)
     }
 
     fn seek_pages_locked(&self, quest: &Quest<'_>, sources: Sources) -> Result<u64, NoSegment> {

@@ -8,9 +8,9 @@ use super::carry::InHand;
 use super::gather::free_handles;
 use crate::allocator::Allocator;
 use crate::device::Device;
-use crate::driver::{Driver, DriverError};
+use crate::driver::{Driver, DriverError, HandleKind};
 use crate::heap::Heap;
-use crate::pages::{HandleAt, MappingAt, PageStore, Piece};
+use crate::pages::{Handle, HandleAt, MappingAt, PageStore, Piece};
 use crate::pool::PoolId;
 use crate::units::PAGE_SHIFT;
 
@@ -58,42 +58,73 @@ impl<D: Driver> Allocator<D> {
         wanted: impl Fn(PoolId) -> bool,
         most: u64,
     ) -> Result<u64, DriverError> {
+        let heaps = device.totals.heaps().into_iter().filter(|(id, heap)| {
+            wanted(*id) && {
+                let core = heap.lock();
+                core.serves(device.id, *id) && !core.is_sealed() && !core.spills()
+            }
+        });
+        let heaps: Vec<_> = heaps.map(|(_, heap)| heap).collect();
+        self.release_heaps(device, &heaps, most)
+    }
+
+    /// Likewise of these heaps. Only memory of the device counts as given back.
+    pub(in crate::allocator) fn release_heaps(
+        &self,
+        device: &Device,
+        heaps: &[Arc<Heap>],
+        most: u64,
+    ) -> Result<u64, DriverError> {
         let (Some(store), Some(_awake)) = (&device.pages, device.outside_captures()) else {
             return Ok(0);
         };
         let mut store = store.lock();
-        let heaps = device.totals.heaps().into_iter().filter(|(id, heap)| {
-            wanted(*id) && {
-                let core = heap.lock();
-                core.serves(device.id, *id) && !core.is_sealed()
-            }
-        });
-        let heaps: Vec<_> = heaps.map(|(_, heap)| heap).collect();
         let (mut result, mut released) = (Ok(()), 0);
         for handle in store.take_stranded() {
             released += self.give_handle_back(&mut store, device, handle);
         }
-        for handle in free_handles(&store, &heaps) {
+        for handle in free_handles(&store, heaps) {
             if released >= most {
                 break;
             }
-            let bytes = store.handle(handle).bytes();
+            let bytes = device_bytes(store.handle(handle));
             // One that cannot be given back does not keep the others.
-            match self.evict(&mut store, device, handle) {
+            match self.evict(&mut store, device, handle, true) {
                 Ok(gone) => released += if gone { bytes } else { 0 },
                 Err(error) => result = result.and(Err(error)),
             }
         }
-        let bare = self.drop_bare_arenas(&mut store, device, &heaps);
+        let bare = self.drop_bare_arenas(&mut store, device, heaps);
         result.and(bare).map(|()| released)
     }
 
-    /// Gives one handle back. False if it came to be in use.
+    /// The handles of a heap of which no page is in use.
+    pub(in crate::allocator) fn free_handles_of(
+        &self,
+        store: &PageStore,
+        heap: &Arc<Heap>,
+    ) -> Vec<HandleAt> {
+        free_handles(store, std::slice::from_ref(heap))
+    }
+
+    /// Gives one handle back whose streams have passed its last use. False if it came to be in use.
+    pub(in crate::allocator) fn evict_passed(
+        &self,
+        store: &mut PageStore,
+        device: &Device,
+        handle: HandleAt,
+    ) -> Result<bool, DriverError> {
+        self.evict(store, device, handle, false)
+    }
+
+    /// Gives one handle back, and waits before for the streams that used it, unless that is known
+    /// to be over. False if it came to be in use.
     fn evict(
         &self,
         store: &mut PageStore,
         device: &Device,
         handle: HandleAt,
+        waits: bool,
     ) -> Result<bool, DriverError> {
         let count = store.handle(handle).pages();
         let mut hand = InHand::default();
@@ -103,7 +134,7 @@ impl<D: Driver> Allocator<D> {
             return Ok(false);
         }
         let mappings = store.handle(handle).mappings().to_vec();
-        for at in mappings {
+        for at in mappings.into_iter().filter(|_| waits) {
             if let Err(error) = self.wait_for_ghost(store, device, at) {
                 self.send_home(store, hand.taken);
                 return Err(error);
@@ -203,7 +234,7 @@ impl<D: Driver> Allocator<D> {
         device: &Device,
         handle: HandleAt,
     ) -> u64 {
-        let bytes = store.handle(handle).bytes();
+        let bytes = device_bytes(store.handle(handle));
         match self.release_handle(store, device, handle) {
             Ok(()) => bytes,
             Err(error) => {
@@ -224,18 +255,25 @@ impl<D: Driver> Allocator<D> {
             self.unmap(store, device, at)?;
         }
         let held = store.handle(handle);
-        let bytes = held.bytes();
+        let (kind, bytes) = (held.kind, held.bytes());
         self.driver.handle_release(device.id, held.id)?;
         store.remove_handle(handle);
-        device.unreserve(bytes);
-        device.counters.device_free.fetch_add(1, Ordering::Relaxed);
+        device.unhold(kind, bytes);
+        if kind != HandleKind::Host {
+            device.counters.device_free.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 }
 
-/// Counts pages in hand as given back by their heaps.
+/// The bytes of a handle that are the device's.
+fn device_bytes(handle: &Handle) -> u64 {
+    if handle.kind == HandleKind::Host { 0 } else { handle.bytes() }
+}
+
+/// Counts pages in hand as given back by their heaps, where they were counted.
 fn leave(hand: &InHand) {
-    for taken in &hand.taken {
+    for taken in hand.taken.iter().filter(|taken| !taken.heap.lock().spills()) {
         taken.heap.counters.of(taken.kind).pages_freed(taken.bytes());
     }
 }
