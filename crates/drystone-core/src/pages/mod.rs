@@ -386,8 +386,8 @@ impl PageStore {
         std::mem::take(&mut self.stranded)
     }
 
-    /// Takes one of those of a kind for another use: the largest of at most so many pages that is mapped
-    /// nowhere.
+    /// Takes one of those of a kind for another use: the largest of at most so many pages that is
+    /// mapped nowhere.
     pub(crate) fn take_spare(&mut self, kind: HandleKind, most: u32) -> Option<HandleAt> {
         let spare = |at: &HandleAt| {
             let handle = self.handle(*at);
