@@ -95,6 +95,7 @@ impl<D: Driver> Allocator<D> {
     fn seek(&self, quest: &Quest<'_>) -> Result<u64, NoSegment> {
         let Quest { device, ref heap, .. } = *quest;
         let capturing = device.is_capturing();
+        self.go_home(quest);
         // First as it is: a stream that overflowed its pool's table always comes this way.
         if let Some(address) = self.take_cached(quest)? {
             return Ok(address);

@@ -14,6 +14,7 @@ mod pending;
 mod pins;
 mod segments;
 mod strand;
+mod valley;
 
 use std::sync::Arc;
 
@@ -89,6 +90,7 @@ pub(crate) struct HeapCore {
     vacant_segments: Vec<u32>,
     /// How many of the segments are arenas.
     arenas: u32,
+    valley: valley::Valley,
     /// The recorded streams of used and pending blocks; [`crate::block::Block::uses`] points here.
     uses: Vec<Vec<Arc<Ticker>>>,
     vacant_uses: Vec<u32>,
@@ -139,6 +141,9 @@ impl Heap {
             return Some(self.count(core, index, address, fit));
         }
         if fit.kind == Kind::Large && core.arenas > 0 {
+            if core.sees_valley(&self.counters) {
+                return None;
+            }
             let Choice { index, upper_end } = core.find_place(fit, &self.counters)?;
             let skip = if upper_end { core.upper_part(index, fit) } else { 0 };
             let (index, address) = core.carve(index, fit, skip);
@@ -193,6 +198,7 @@ impl HeapCore {
             segments: Vec::new(),
             vacant_segments: Vec::new(),
             arenas: 0,
+            valley: valley::Valley::default(),
             uses: Vec::new(),
             vacant_uses: Vec::new(),
             pending: Vec::new(),

@@ -21,7 +21,7 @@
 mod check;
 mod room;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use slab::Slab;
@@ -162,6 +162,8 @@ pub(crate) struct PageStore {
     /// Mappings at which no page is at home, by the time when the last one left.
     ghosts: BTreeMap<u64, MappingAt>,
     clock: u64,
+    /// Mappings with pages at home that are not the first of their handle.
+    away: BTreeSet<MappingAt>,
     /// Handles with all pages in hand that the driver would not take back.
     stranded: Vec<HandleAt>,
     /// Ranges of former arenas that the driver would not take back yet: base and bytes.
@@ -301,6 +303,10 @@ impl PageStore {
         self.ghosts.remove(&mapping.ghost);
         let handle = &mut self.handles[mapping.handle as usize];
         handle.mappings.retain(|&other| other != at);
+        // Another one may have become the first.
+        if let Some(first) = handle.mappings.first() {
+            self.away.remove(first);
+        }
         let pages = Pages::new(mapping.first, handle.pages());
         let arena = &mut self.arenas[mapping.arena as usize];
         arena.slots[pages.first as usize..pages.end() as usize].fill(NOWHERE);
@@ -348,6 +354,7 @@ impl PageStore {
                 self.clock += 1;
                 mapping.ghost = self.clock;
                 self.ghosts.insert(mapping.ghost, at);
+                self.away.remove(&at);
             }
         }
     }
@@ -361,6 +368,9 @@ impl PageStore {
         }
         mapping.homes += piece.count;
         let handle = &mut self.handles[piece.handle as usize];
+        if handle.mappings.first() != Some(&at) {
+            self.away.insert(at);
+        }
         let homes = &mut handle.homes[piece.first as usize..piece.end() as usize];
         debug_assert!(homes.iter().all(|&home| home == NOWHERE));
         homes.fill(at);
@@ -423,6 +433,11 @@ impl PageStore {
     pub(crate) fn stranded_bytes(&self, kind: HandleKind) -> u64 {
         let handles = self.stranded.iter().map(|&at| self.handle(at));
         handles.filter(|handle| handle.kind == kind).map(Handle::bytes).sum()
+    }
+
+    /// Mappings with pages at home that are not the first of their handle.
+    pub(crate) fn away(&self) -> impl Iterator<Item = MappingAt> + '_ {
+        self.away.iter().copied()
     }
 
     /// The ghosts from the oldest.

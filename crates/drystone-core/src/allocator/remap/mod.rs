@@ -20,6 +20,7 @@
 mod carry;
 mod compact;
 mod gather;
+mod home;
 mod place;
 mod shrink;
 mod survey;
@@ -159,6 +160,7 @@ impl<D: Driver> Allocator<D> {
             }
         }
         let address = self.carry(store, quest, &window, parts)?;
+        quest.heap.lock().has_strays();
         let Quest { heap, fit, .. } = quest;
         store.remember(heap.id, fit.kind, window.units, (window.arena, window.start));
         Ok(address)

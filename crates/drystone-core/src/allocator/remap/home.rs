@@ -1,0 +1,72 @@
+//! Going home: free pages return to where their handle was mapped first, in a valley of what is live
+//! (see `heap/valley.rs`). The handle is mapped at both places, so it takes no driver call.
+
+use crate::allocator::Allocator;
+use crate::allocator::slow::Quest;
+use crate::driver::Driver;
+use crate::heap::Pages;
+use crate::pages::{MappingAt, PageStore, Piece};
+
+/// Mappings that are looked at in one slow path.
+const LOOKS: usize = 1024;
+
+impl<D: Driver> Allocator<D> {
+    /// Lets the free pages of the request's heap go home if it is in a valley; not while another
+    /// thread's slow path is underway, which a request that the cache can serve does not wait for.
+    pub(in crate::allocator) fn go_home(&self, quest: &Quest<'_>) {
+        let Some(store) = &quest.device.pages else { return };
+        if !quest.heap.lock().take_valley() || quest.pool.is_kept_for_replay() {
+            return;
+        }
+        let Some(mut store) = store.try_lock() else { return };
+        let away: Vec<MappingAt> = store.away().take(LOOKS).collect();
+        for at in away {
+            self.send_free(&mut store, quest, at);
+        }
+        let strays = store.away().next().is_some();
+        let mut core = quest.heap.lock();
+        core.went_home(&quest.heap.counters, strays);
+        quest.device.totals.sum_up(&quest.heap, &mut core.thresholds);
+    }
+
+    /// Lets the free pages at a mapping go home.
+    fn send_free(&self, store: &mut PageStore, quest: &Quest<'_>, at: MappingAt) {
+        let mapping = store.mapping(at);
+        let (handle, first) = (mapping.handle, mapping.first);
+        let Some(to) = store.handle(handle).mappings().first().copied() else { return };
+        let (from, home) = (store.arena(mapping.arena), store.arena(store.mapping(to).arena));
+        let heap = &quest.heap;
+        let own = from.heap.id == heap.id && home.heap.id == heap.id;
+        if !own || !store.mapping(to).usable {
+            return;
+        }
+        let (from, home, to_first) = (from.at, home.at, store.mapping(to).first);
+        let pages_of = store.handle(handle).pages();
+        let mut page = 0;
+        while page < pages_of {
+            let (at_home, count) = store.home(handle, page);
+            if at_home != Some(at) {
+                page += count;
+                continue;
+            }
+            let mut core = heap.lock();
+            let run = core.run_around(from, first + page);
+            let Some(run) = run else {
+                page += 1;
+                continue;
+            };
+            let count = count.min(run.pages.end() - (first + page));
+            if !heap.drain(&mut core, from, Pages::new(first + page, count)) {
+                return;
+            }
+            let stamp = core.ticker().map_or(0, |ticker| ticker.stamp());
+            let piece = Piece { handle, first: page, count };
+            store.take(piece, stamp);
+            store.settle(piece, to);
+            let pages = Pages::new(to_first + page, count);
+            core.set_spots(home, pages, page, pages_of);
+            heap.fill(&mut core, home, pages);
+            page += count;
+        }
+    }
+}
