@@ -58,6 +58,8 @@ impl<D: Driver> Allocator<D> {
                     Err(NoWindow::Ended(NoSegment::Full | NoSegment::Retired)) => {}
                     Ok(bytes) => gathered += bytes,
                 }
+                // What came together is to stay so, also in a valley.
+                quest.heap.lock().went_home(&quest.heap.counters, false);
                 break;
             }
         }

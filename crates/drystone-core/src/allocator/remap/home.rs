@@ -6,6 +6,7 @@ use crate::allocator::slow::Quest;
 use crate::driver::Driver;
 use crate::heap::Pages;
 use crate::pages::{MappingAt, PageStore, Piece};
+use crate::units::PAGE;
 
 /// Mappings that are looked at in one slow path.
 const LOOKS: usize = 1024;
@@ -40,6 +41,7 @@ impl<D: Driver> Allocator<D> {
         if !own || !store.mapping(to).usable {
             return;
         }
+        let (from_kind, home_kind) = (from.kind, home.kind);
         let (from, home, to_first) = (from.at, home.at, store.mapping(to).first);
         let pages_of = store.handle(handle).pages();
         let mut page = 0;
@@ -66,6 +68,10 @@ impl<D: Driver> Allocator<D> {
             let pages = Pages::new(to_first + page, count);
             core.set_spots(home, pages, page, pages_of);
             heap.fill(&mut core, home, pages);
+            drop(core);
+            let pool = quest.pool.id;
+            let bytes = u64::from(count) * PAGE;
+            quest.device.totals.pages_left((pool, from_kind), (pool, home_kind), bytes);
             page += count;
         }
     }
