@@ -76,8 +76,12 @@ impl<D: Driver> Allocator<D> {
         if free.is_empty() {
             return Ok(0);
         }
-        let runs: Vec<FreeRun> = quest.heap.lock().runs(Kind::Large, 1).take(LOOKS).collect();
-        let largest = runs.first().map_or(0, |run| run.units);
+        let mut core = quest.heap.lock();
+        let runs: Vec<FreeRun> = core.runs(Kind::Large, 1).take(LOOKS).collect();
+        // Handles are taken from small blocks' arenas too.
+        let small = core.runs(Kind::Small, 1).next().map_or(0, |run| run.units);
+        let largest = runs.first().map_or(0, |run| run.units).max(small);
+        drop(core);
         let mut best: Option<Joint> = None;
         let better = |joint: &Joint, best: &Option<Joint>| {
             best.as_ref().is_none_or(|best| joint.window.units > best.window.units)
