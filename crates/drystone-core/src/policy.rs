@@ -176,6 +176,11 @@ impl Policy {
         round_up(grown.max(2 * needed) + PAGE, PAGE).min(ARENA_MAX)
     }
 
+    /// Bytes of addresses of an arena that is hardly more than a window of `needed` bytes.
+    pub(crate) fn least_arena(&self, needed: u64) -> u64 {
+        round_up(needed, PAGE) + PAGE
+    }
+
     /// The usual pages of a handle where so many bytes are reserved: a survivor keeps the whole
     /// handle that it lies in, which may be more the more there is.
     pub(crate) fn handle_pages(&self, reserved: u64) -> u32 {

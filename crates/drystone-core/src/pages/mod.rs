@@ -21,9 +21,10 @@
 mod check;
 mod room;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use slab::Slab;
 
 pub(crate) use room::Room;
@@ -154,11 +155,11 @@ pub(crate) struct PageStore {
     mappings: Slab<Mapping>,
     arenas: Slab<Arena>,
     /// The arenas by heap and segment.
-    by_segment: HashMap<(u32, u32), ArenaAt>,
+    by_segment: FxHashMap<(u32, u32), ArenaAt>,
     /// The arenas by heap and kind.
-    by_heap: HashMap<(u32, Kind), Vec<ArenaAt>>,
+    by_heap: FxHashMap<(u32, Kind), Vec<ArenaAt>>,
     /// Where blocks were put, by heap, kind and granules.
-    memory: HashMap<(u32, Kind, u32), Vec<(ArenaAt, u32)>>,
+    memory: FxHashMap<(u32, Kind, u32), Vec<(ArenaAt, u32)>>,
     /// Mappings at which no page is at home, by the time when the last one left.
     ghosts: BTreeMap<u64, MappingAt>,
     clock: u64,
@@ -169,7 +170,7 @@ pub(crate) struct PageStore {
     /// Ranges of former arenas that the driver would not take back yet: base and bytes.
     stranded_ranges: Vec<(u64, u64)>,
     /// Handles of the host that are free, and the stamp when that was first seen.
-    left: HashMap<HandleAt, Stamp>,
+    left: FxHashMap<HandleAt, Stamp>,
 }
 
 impl PageStore {

@@ -1,8 +1,9 @@
 //! Compacting on demand: one window that holds all free handles of a heap, beside free memory that
 //! cannot move.
 
-use std::collections::HashSet;
 use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
 
 use super::carry::Part;
 use super::gather::{Filling, free_handles};
@@ -155,7 +156,8 @@ impl<D: Driver> Allocator<D> {
                 Some(window) if window.empty.len() <= 1 => window,
                 _ => return Ok(None),
             };
-            let ghosts: HashSet<_> = window.ghosts.iter().map(|(piece, _)| piece.handle).collect();
+            let ghosts: FxHashSet<_> =
+                window.ghosts.iter().map(|(piece, _)| piece.handle).collect();
             let handles = apart.iter().copied().filter(|handle| !ghosts.contains(handle));
             let handles: Vec<HandleAt> = handles.collect();
             let (empty, needed) = (window.empty_pages(), pages_of(store, &handles));

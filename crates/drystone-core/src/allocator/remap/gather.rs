@@ -4,8 +4,9 @@
 //! first the last pages may do, of the last the first ones. Fewest handles first, since each costs
 //! the same.
 
-use std::collections::HashSet;
 use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
 
 use crate::allocator::Allocator;
 use crate::allocator::slow::Quest;
@@ -131,7 +132,7 @@ impl Donors {
         needed: u32,
         margin: Margin,
         kept: &[BlockIndex],
-        taken: &HashSet<HandleAt>,
+        taken: &FxHashSet<HandleAt>,
         heads: bool,
     ) -> Filling {
         let (mut filling, mut left) = (Filling::default(), needed);
@@ -208,7 +209,7 @@ struct Search<'a> {
     store: &'a PageStore,
     /// Where free pages count.
     heaps: &'a [Arc<Heap>],
-    seen: HashSet<HandleAt>,
+    seen: FxHashSet<HandleAt>,
     found: Vec<FreeHandle>,
     /// The free blocks of the first heap in which the handle that is looked at has pages.
     blocks: Vec<BlockIndex>,
@@ -221,7 +222,7 @@ impl<'a> Search<'a> {
         Search {
             store,
             heaps,
-            seen: HashSet::new(),
+            seen: FxHashSet::default(),
             found: Vec::new(),
             blocks: Vec::new(),
             whole: 0,

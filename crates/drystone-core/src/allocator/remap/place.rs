@@ -5,8 +5,9 @@
 //! which nothing is mapped. Each is surveyed and priced: driver calls by what they take on a busy
 //! GPU, and memory above the watermark by its [`crate::policy::Policy::page_price`].
 
-use std::collections::HashSet;
 use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
 
 use super::carry::Part;
 use super::gather::{Donors, Filling, Margin};
@@ -14,7 +15,8 @@ use super::survey::Window;
 use super::{NoWindow, Sources};
 use crate::allocator::Allocator;
 use crate::allocator::slow::{NoSegment, Quest};
-use crate::driver::Driver;
+use crate::device::Device;
+use crate::driver::{Driver, DriverErrorKind};
 use crate::heap::{FreeRun, Segment};
 use crate::pages::{ArenaAt, PageStore};
 use crate::stats::Metric;
@@ -104,7 +106,7 @@ impl<D: Driver> Allocator<D> {
         starts.extend(self.fresh(store, quest));
         let units = quest.fit.units_to_find();
         let mut best: Option<Plan> = None;
-        let mut seen = HashSet::new();
+        let mut seen = FxHashSet::default();
         for (arena, start) in starts {
             if !seen.insert((arena, start)) {
                 continue;
@@ -163,7 +165,7 @@ impl<D: Driver> Allocator<D> {
         heads: bool,
         mark: Watermark,
     ) -> Vec<Part> {
-        let mut taken: HashSet<_> = window.ghosts.iter().map(|(piece, _)| piece.handle).collect();
+        let mut taken: FxHashSet<_> = window.ghosts.iter().map(|(piece, _)| piece.handle).collect();
         let mut parts = Vec::new();
         for &pages in &window.empty {
             let room = store.arena(window.arena).room.around(pages.first);
@@ -286,6 +288,26 @@ impl<D: Driver> Allocator<D> {
         }
     }
 
+    /// Reserves addresses: as many as the policy wants or, where there are not so many any more, as
+    /// the window needs.
+    fn reserve_addresses(
+        &self,
+        device: &Device,
+        held: u64,
+        needed: u64,
+    ) -> Result<(u64, u64), NoSegment> {
+        let wanted = self.policy.arena(device.total, held, needed);
+        let least = self.policy.least_arena(needed);
+        for bytes in [wanted, least] {
+            match self.driver.address_reserve(device.id, bytes) {
+                Ok(base) => return Ok((base, bytes)),
+                Err(error) if error.kind == DriverErrorKind::OutOfMemory => {}
+                Err(error) => return Err(NoSegment::Failed(error)),
+            }
+        }
+        Err(NoSegment::Full)
+    }
+
     /// Reserves addresses for an arena of the request's heap that has room for so many pages.
     pub(super) fn add_arena(
         &self,
@@ -299,8 +321,7 @@ impl<D: Driver> Allocator<D> {
             return Err(NoSegment::Full.into());
         }
         let held = store.arenas_of(heap.id, fit.kind).map(|at| store.arena(at).bytes()).sum();
-        let bytes = self.policy.arena(device.total, held, needed);
-        let base = self.driver.address_reserve(device.id, bytes).map_err(NoSegment::Failed)?;
+        let (base, bytes) = self.reserve_addresses(device, held, needed)?;
         let mut core = heap.lock();
         if !core.is_term(*term) {
             drop(core);
