@@ -183,14 +183,18 @@ impl Policy {
 
     /// The usual pages of a handle where so many bytes are reserved: a survivor keeps the whole
     /// handle that it lies in, which may be more the more there is.
-    pub(crate) fn handle_pages(&self, reserved: u64) -> u32 {
-        let part = (reserved >> PAGE_SHIFT) as f64 * self.thrift.handle_part;
-        (part as u32).clamp(self.thrift.handle_min, HANDLE_MAX)
+    /// Once half of the `capacity` is reserved, what is left may be all that is needed, and every
+    /// choice is as thrifty as the leanest.
+    pub(crate) fn handle_pages(&self, reserved: u64, capacity: u64) -> u32 {
+        let lean = Thrift::of(Reserve::Lean);
+        let thrift = if reserved > capacity / 2 { &lean } else { &self.thrift };
+        let part = (reserved >> PAGE_SHIFT) as f64 * thrift.handle_part;
+        (part as u32).clamp(thrift.handle_min, HANDLE_MAX)
     }
 
     /// The handles of which new memory is made, in pages.
-    pub(crate) fn handles(&self, pages: u32, reserved: u64) -> Vec<u32> {
-        let most = self.handle_pages(reserved);
+    pub(crate) fn handles(&self, pages: u32, reserved: u64, capacity: u64) -> Vec<u32> {
+        let most = self.handle_pages(reserved, capacity);
         let mut left = pages;
         let mut all = Vec::new();
         while left > 0 {

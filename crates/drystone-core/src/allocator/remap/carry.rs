@@ -212,7 +212,7 @@ impl<D: Driver> Allocator<D> {
             left -= store.handle(spare).pages();
             part.made.push(spare);
         }
-        for count in self.policy.handles(left, device.reserved()) {
+        for count in self.policy.handles(left, device.reserved(), device.limit_or_total()) {
             let bytes = u64::from(count) * PAGE;
             if !device.hold(kind, bytes) {
                 return Err(NoSegment::Full);

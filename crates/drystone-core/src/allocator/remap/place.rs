@@ -201,7 +201,8 @@ impl<D: Driver> Allocator<D> {
     ) -> (u64, u32) {
         let aliases: usize = parts.iter().map(|part| part.filling.pieces().count()).sum();
         let new: u32 = parts.iter().map(|part| part.filling.new).sum();
-        let made = self.policy.handles(new, quest.device.reserved()).len();
+        let made =
+            self.policy.handles(new, quest.device.reserved(), quest.device.limit_or_total()).len();
         let after = mark.reserved + u64::from(new) * PAGE;
         let above = (after.saturating_sub(mark.free_of_price) >> PAGE_SHIFT).min(u64::from(new));
         let us = aliases as u64 * MAP_US
