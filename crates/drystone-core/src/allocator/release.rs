@@ -67,9 +67,9 @@ impl<D: Driver> Allocator<D> {
         let pages = self.release_pages(device, wanted, u64::MAX);
         let spilled = self.release_spilled(device, wanted);
         self.tell_reserved(device);
-        let pages = spilled.and(pages)?;
+        let (pages, spilled) = (pages?, spilled?);
         self.retire_released_pools(device);
-        Ok(segments + pages)
+        Ok(segments + pages + spilled)
     }
 
     /// Whether memory cached by a pool may be taken from it: it is the default pool's, or nobody

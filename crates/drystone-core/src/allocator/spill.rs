@@ -119,16 +119,16 @@ impl<D: Driver> Allocator<D> {
     }
 
     /// Gives all memory of the host back that is free in these pools, and waits on the host for the
-    /// streams that used it.
+    /// streams that used it. Bytes of the device that could be given back only now.
     pub(super) fn release_spilled(
         &self,
         device: &Device,
         wanted: impl Fn(PoolId) -> bool,
-    ) -> Result<(), DriverError> {
+    ) -> Result<u64, DriverError> {
         let heaps = self.spill_heaps(device, wanted);
         if heaps.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
-        self.release_heaps(device, &heaps, u64::MAX).map(drop)
+        self.release_heaps(device, &heaps, u64::MAX)
     }
 }
