@@ -1,6 +1,6 @@
 //! Blocks and segments: best fit, cutting, merging, alignment, snapshots, the end.
 
-use drystone_core::{BlockState, DriverCall, Kind};
+use drystone_core::{BlockState, Kind};
 
 use crate::common::over_both;
 use crate::{A, D0, KIB, MIB, World};

@@ -1,7 +1,8 @@
 //! The history: order, what each entry says, the ring.
 
 use drystone_core::Action::{
-    self, Alloc, FreeCompleted, FreeRequested, Oom, SegmentAlloc, SegmentFree, Snapshot,
+    self, Alloc, FreeCompleted, FreeRequested, Oom, SegmentAlloc, SegmentFree, SegmentMap,
+    SegmentUnmap, Snapshot,
 };
 
 use crate::common::over_both;
@@ -33,6 +34,31 @@ fn each_operation_is_written_down_in_order() {
     assert_eq!(figures(5), (8 * MIB, 64 * MIB), "the device's free bytes, and what was asked");
     assert!(events.windows(2).all(|pair| pair[0].time_ns <= pair[1].time_ns));
     assert!(seen.iter().all(|event| (event.device, event.stream) == (D0, A)));
+    world.finish();
+}
+
+#[test]
+fn pages_that_come_and_go_are_written_down() {
+    let mut world = World::plain(8 * MIB, "history:100,reserve:lean");
+    let at = world.allocate(D0, A, 4 * MIB).unwrap();
+    world.free(at);
+    let other = world.allocate(D0, B, 6 * MIB).unwrap();
+    world.free(other);
+    world.synchronize();
+    world.allocator.empty_cache(D0).unwrap();
+    let events = world.allocator.history();
+    let seen: Vec<_> = events.iter().filter(|event| event.action != Snapshot).collect();
+    let figures = |n: usize| (seen[n].action, seen[n].stream, seen[n].address, seen[n].size);
+    // A's pages go to B, besides a new one; then all go back.
+    assert_eq!(figures(0), (SegmentMap, A, at, 4 * MIB));
+    assert_eq!(figures(1), (Alloc, A, at, 4 * MIB));
+    assert_eq!((seen[2].action, seen[3].action), (FreeRequested, FreeCompleted));
+    let bytes = |action: Action, stream| -> u64 {
+        let of = seen.iter().filter(|event| (event.action, event.stream) == (action, stream));
+        of.map(|event| event.size).sum()
+    };
+    assert_eq!((bytes(SegmentMap, A), bytes(SegmentUnmap, A)), (4 * MIB, 4 * MIB));
+    assert_eq!((bytes(SegmentMap, B), bytes(SegmentUnmap, B)), (6 * MIB, 6 * MIB));
     world.finish();
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use drystone_core::{AllocError, Driver, DriverCall, DriverErrorKind, PoolError};
+use drystone_core::{AllocError, DriverCall, DriverErrorKind, PoolError};
 
 use crate::common::ops::KINDS;
 use crate::common::tap::Fault;

@@ -202,7 +202,7 @@ fn memory_is_used_again_while_its_neighbours_go_back() {
             });
             let given = allocator.empty_cache(D0).unwrap();
             assert!(*ran.lock().unwrap(), "{call}");
-            assert!(given >= 24 * MIB && given < 32 * MIB, "{given}");
+            assert!((24 * MIB..32 * MIB).contains(&given), "{given}");
             allocator.check_invariants().unwrap();
             let taken = *taken.lock().unwrap();
             sim.stamp_check(D0, A, taken, 3 * MIB, 2).unwrap();

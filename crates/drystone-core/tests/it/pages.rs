@@ -1,9 +1,15 @@
 //! Arenas and pages: free memory goes where it is needed, without a wait and without a copy, and
 //! what must stay where it is stays.
 
-use drystone_core::{AllocError, Driver, DriverCall, PoolId, Purpose};
+use std::sync::Arc;
+
+use drystone_core::{
+    AllocError, Allocator, Config, DriverCall, DriverErrorKind, NewError, PoolId, Purpose,
+};
+use drystone_sim::{SimConfig, SimDriver};
 
 use crate::common::physical::behind;
+use crate::common::tap::{Fault, Tap};
 use crate::{A, B, C, D0, MIB, World};
 
 const P: PoolId = PoolId(1, 1);
@@ -73,6 +79,45 @@ fn mappings_stay_few_while_a_layout_comes_again_and_again() {
         assert_eq!(world.tap.held(D0).most_bytes, 32 * MIB);
         world.finish();
     }
+}
+
+#[test]
+fn ghosts_of_a_stream_that_lags_stay() {
+    let mut world = World::plain(32 * MIB, "reserve:lean");
+    // Nothing that is submitted is done before the host waits for it.
+    world.sim.set_host_lead_ns(1 << 50);
+    for _ in 0..60 {
+        let at = [0; 16].map(|_| world.allocate(D0, A, 2 * MIB).unwrap());
+        at.iter().step_by(2).for_each(|&at| world.free(at));
+        world.allocate(D0, A, 16 * MIB).unwrap();
+        world.free_all();
+    }
+    assert!(world.sim.usage(D0).unwrap().mappings > 250, "enough to want fewer");
+    assert_eq!(world.tap.count(DriverCall::Unmap), 0);
+    assert_eq!(world.tap.count(DriverCall::EventSynchronize), 0);
+    world.finish();
+}
+
+#[test]
+fn a_device_that_cannot_map_is_served_in_segments() {
+    let sim = SimConfig::default().capacity(32 * MIB).vmm(false);
+    let mut world = World::new(sim, Config::default());
+    for size in [1, MIB, 3 * MIB] {
+        world.allocate(D0, A, size).unwrap();
+    }
+    assert_eq!(world.tap.count(DriverCall::AddressReserve), 0);
+    assert!(world.tap.count(DriverCall::SegmentAlloc) > 0);
+    world.finish();
+}
+
+#[test]
+fn a_driver_that_cannot_say_whether_it_maps_makes_no_allocator() {
+    let sim = Arc::new(SimDriver::new(SimConfig::default()).unwrap());
+    let tap = Arc::new(Tap::new(sim));
+    let lost = DriverErrorKind::DeviceLost;
+    tap.set_fault(Some(Fault::Every(DriverCall::PageBytes, lost)));
+    let error = Allocator::new(tap, Config::default()).err();
+    assert!(matches!(&error, Some(NewError::Driver(error)) if error.kind == lost), "{error:?}");
 }
 
 #[test]

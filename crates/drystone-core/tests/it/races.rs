@@ -239,7 +239,12 @@ proptest! {
         inside in prop::collection::vec((0..4u8, any::<[u8; 4]>()), 1..80),
         backing in prop::sample::select(&BACKINGS),
         config in prop::sample::select(
-            &["reserve:lean", "cross_stream:passed", "garbage_collection_threshold:0.3,limit:20MiB", "slack:0"],
+            &[
+                "reserve:lean",
+                "cross_stream:passed",
+                "garbage_collection_threshold:0.3,limit:20MiB",
+                "slack:0",
+            ],
         ),
     ) {
         let (sim, tap, allocator) = allocator(&format!("{backing},{config}"), 24 * MIB);

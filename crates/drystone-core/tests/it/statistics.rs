@@ -168,6 +168,44 @@ fn a_segment_that_leaves_a_pool_is_freed_there_and_kept_by_the_device() {
 }
 
 #[test]
+fn pages_that_leave_a_kind_are_freed_there_and_kept_by_the_device() {
+    let mut world = World::plain(8 * MIB, "reserve:lean");
+    let small = [0; 8].map(|_| world.allocate(D0, A, MIB).unwrap());
+    small.iter().for_each(|&at| world.free(at));
+    world.allocator.reset_accumulated_stats(D0).unwrap();
+    world.tap.reset_accumulated(D0);
+    for sums in world.shadow.devices.values_mut().chain(world.shadow.pools.values_mut()) {
+        sums.reset_accumulated();
+    }
+    world.allocate(D0, A, 6 * MIB).unwrap();
+    let stats = world.allocator.stats(D0).unwrap().memory;
+    let figures = |stat: Stat| (stat.current, stat.allocated, stat.freed);
+    let reserved = |kind| figures(stats.of(kind, Metric::ReservedBytes));
+    assert_eq!(reserved(Kind::Small), (2 * MIB, 0, 6 * MIB));
+    assert_eq!(reserved(Kind::Large), (6 * MIB, 6 * MIB, 0));
+    assert_eq!(figures(stats.all(Metric::ReservedBytes)), (8 * MIB, 0, 0));
+    world.finish();
+}
+
+#[test]
+fn pages_that_leave_a_pool_are_freed_there_and_kept_by_the_device() {
+    let mut world = World::plain(8 * MIB, "");
+    let pool = PoolId(4, 2);
+    world.begin(D0, pool, Purpose::User, 0b0010);
+    let at = world.allocate(D0, A, 8 * MIB).unwrap();
+    world.end(D0, pool);
+    world.free(at);
+    world.allocator.release_pool(D0, pool).unwrap();
+    world.allocate(D0, A, 8 * MIB).unwrap();
+    let reserved = |stats: drystone_core::MemoryStats| stats.all(Metric::ReservedBytes);
+    let of_device = reserved(world.allocator.stats(D0).unwrap().memory);
+    assert_eq!(of_device, Stat { current: 8 * MIB, peak: 8 * MIB, allocated: 8 * MIB, freed: 0 });
+    let of_pool = reserved(world.allocator.pool_stats(D0, pool).unwrap());
+    assert_eq!((of_pool.current, of_pool.allocated, of_pool.freed), (0, 8 * MIB, 8 * MIB));
+    world.finish();
+}
+
+#[test]
 fn oversize_is_what_may_not_be_split() {
     let mut world = World::plain(256 * MIB, "backing:malloc,max_split_size_mb:20,slack:100");
     let small = world.allocate(D0, A, 17 * MIB).unwrap();

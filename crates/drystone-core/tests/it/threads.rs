@@ -124,6 +124,9 @@ impl Team {
             let stat = allocator.stats(device).unwrap().memory.all(Metric::Allocation);
             assert_eq!((stat.current, stat.allocated, stat.freed), (0, count, count));
             assert!(stat.peak > 0 && stat.peak <= count);
+            let limit = allocator.limit(device).unwrap();
+            let peak = sim.usage(device).unwrap().peak_taken;
+            assert!(limit.is_none_or(|limit| peak <= limit), "{peak} of {limit:?}");
             drystone_core::Driver::device_synchronize(&*sim, device).unwrap();
             allocator.empty_cache(device).unwrap();
             let stats = allocator.stats(device).unwrap().memory;

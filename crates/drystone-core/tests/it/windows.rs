@@ -1,7 +1,7 @@
 //! Windows under load: random programs of large blocks against the shadow, training loops on a
 //! device that has little more than they need, and addresses that stay few.
 
-use drystone_core::{Config, Driver, PoolId, Purpose, StreamId};
+use drystone_core::{Config, PoolId, Purpose, StreamId};
 use drystone_sim::{Costs, SimConfig};
 use proptest::prelude::*;
 
@@ -213,7 +213,7 @@ fn addresses_and_mappings_stay_few() {
     for reserve in RESERVES {
         // Little more than the device can have in use at once, some times over.
         let sim = SimConfig::default().capacity(64 * MIB).addresses(64 << 30).costs(Costs::zero());
-        let mut world = World::new(sim, Config::parse(reserve).unwrap());
+        let world = World::new(sim, Config::parse(reserve).unwrap());
         let mut state = 5u64;
         let mut random = |below: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
