@@ -55,8 +55,8 @@ pub struct Request {
 /// A caching allocator over a device driver; see the crate's text. One serves all devices of the
 /// driver and any number of threads.
 ///
-/// Dropping it gives every cached segment back. Segments with live blocks stay with the device,
-/// since the work that uses them may still run.
+/// Dropping it gives every cached segment and page back. Segments and handles with live blocks stay
+/// with the device, since the work that uses them may still run.
 pub struct Allocator<D: Driver> {
     driver: Metered<D>,
     config: Config,
@@ -298,8 +298,8 @@ impl<D: Driver> Allocator<D> {
         }
     }
 
-    /// Likewise one of this state, if the segment went to another heap or to the driver between look and lock, or
-    /// has only a part of the pointer's page.
+    /// Likewise one of this state, if the segment went to another heap or to the driver between look
+    /// and lock, or has only a part of the pointer's page.
     #[cold]
     fn locate_again(
         &self,

@@ -1,4 +1,5 @@
-//! Giving memory back to the driver: idle segments, and what must be waited for first.
+//! Giving memory back to the driver: idle segments, handles without a live byte, and what must be
+//! waited for first.
 //!
 //! Segments leave their heaps first, so nobody can use them; then the device is waited for once;
 //! then the driver takes them. If it refuses, they go back to where they were.
@@ -25,15 +26,16 @@ struct Candidate {
 }
 
 impl<D: Driver> Allocator<D> {
-    /// Gives every idle segment of the device back: those of the default pool and of pools that
-    /// nobody holds. Waits for the device if there are any. Bytes given back.
+    /// Gives back what holds no live byte: idle segments and handles of the default pool and of pools
+    /// that nobody holds. Waits for the device if there are segments, and for the streams that used
+    /// the handles last. Bytes given back.
     pub fn empty_cache(&self, device: DeviceId) -> Result<u64, PoolError> {
         let device = self.device(device)?;
         self.settle_all(device);
         Ok(self.release_cached(device, None)?)
     }
 
-    /// Gives every idle segment of one pool back, held or not. A pool that a captured graph holds
+    /// Likewise every idle segment and handle of one pool, held or not. A pool that a captured graph holds
     /// is refused: replays use its memory even where no block is live.
     pub fn empty_pool_cache(&self, device: DeviceId, pool: PoolId) -> Result<u64, PoolError> {
         let device = self.device(device)?;

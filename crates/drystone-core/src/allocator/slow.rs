@@ -3,9 +3,11 @@
 //! 1. Pending blocks whose streams have passed become free.
 //! 2. Garbage collection, where it is configured.
 //! 3. An idle segment of another stream that the host knows to have passed.
-//! 4. A new segment, paid for with idle ones that were too small where too much is reserved.
+//! 4. A window of pages (`remap`); or, without pages, a new segment, paid for with idle ones that were
+//!    too small where too much is reserved.
 //!
-//! If the device or the limit refuses it, and no capture is underway:
+//! If the device or the limit refuses it, and no capture is underway (with pages likewise, in
+//! `remap`):
 //!
 //! 5. Memory of other streams, which this stream then waits for on the GPU.
 //! 6. Enough idle segments given back (only where `max_split_size` is set).

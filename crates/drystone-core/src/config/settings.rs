@@ -28,14 +28,14 @@ pub struct Config {
     /// Above this fraction of the allowed memory, idle memory is given back
     /// (`garbage_collection_threshold`, in (0, 1)). 0.0, the default, is off.
     pub garbage_collection_threshold: f64,
-    /// Accepted and without effect yet: segments grow by mapping memory into reserved addresses
+    /// Accepted and without effect: whether memory is mapped into reserved addresses says `backing`
     /// (`expandable_segments`, off).
     pub expandable_segments: bool,
     /// Accepted and without effect: blocks freed on other streams are reused while a graph is captured
     /// (`graph_capture_record_stream_reuse`, off).
     pub graph_capture_record_stream_reuse: bool,
-    /// Accepted and without effect: Drystone never holds a lock across a driver call
-    /// (`release_lock_on_cudamalloc`, off).
+    /// Accepted and without effect: no lock that allocations from the cache or frees wait for is
+    /// held across a driver call (`release_lock_on_cudamalloc`, off).
     pub release_lock_on_cudamalloc: bool,
     /// No more than this is reserved on a device (`limit`). `None`: no limit.
     pub limit: Option<u64>,
@@ -45,7 +45,8 @@ pub struct Config {
     /// Pressure callbacks are told when more than this is reserved on a device (`soft_limit`).
     pub soft_limit: Option<u64>,
     /// Segments for large requests are rounded up to a multiple of this (`segment_granularity`; a
-    /// multiple of 2 MiB up to 1 GiB). `None`: the allocator chooses, more as it holds more.
+    /// multiple of 2 MiB up to 1 GiB). `None`: the allocator chooses, more as it holds more. Only
+    /// with [`Backing::Malloc`].
     pub segment_granularity: Option<u64>,
     /// What stands behind blocks (`backing`, [`Backing::Vmm`]).
     pub backing: Backing,
@@ -58,7 +59,8 @@ pub struct Config {
     /// says.
     pub slack: Option<f64>,
     /// The size of a segment for small requests (`small_segment_size`; a multiple of 2 MiB up to
-    /// 64 MiB). `None`: the allocator chooses, 2 MiB and more as it holds more.
+    /// 64 MiB). `None`: the allocator chooses, 2 MiB and more as it holds more. Only with
+    /// [`Backing::Malloc`].
     pub small_segment_size: Option<u64>,
     /// The least size of a segment for large requests, from torch's `large_segment_size_mb` or
     /// Drystone's `large_segment_size`, which are one setting. `None`: the allocator chooses; where

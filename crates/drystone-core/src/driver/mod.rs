@@ -1,8 +1,9 @@
 //! The contract between the allocator and a device: what it may ask for, and what each answer means.
 //!
 //! Two implementations exist: `drystone-cuda` (the CUDA driver) and `drystone-sim` (a simulated
-//! device that enforces this page). The allocator holds no lock while it calls any of these
-//! functions but [`Driver::now_ns`], so each must be callable from several threads at once.
+//! device that enforces this page). The allocator calls them from several threads at once, so each
+//! must be callable so. While it calls any of them but [`Driver::now_ns`], it holds no lock that an
+//! allocation from its cache or a free waits for.
 //!
 //! Rules common to all functions:
 //!

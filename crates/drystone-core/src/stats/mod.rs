@@ -24,9 +24,9 @@ pub enum Metric {
     InactiveSplit = 5,
     /// Bytes of those.
     InactiveSplitBytes = 6,
-    /// Segments held.
+    /// Segments held, and arenas, whose pages come and go.
     Segment = 7,
-    /// Bytes of those.
+    /// Bytes of the device held: of segments, and of pages at home in arenas.
     ReservedBytes = 8,
 }
 
@@ -108,21 +108,22 @@ pub struct DeviceStats {
     pub oversize_allocations: Stat,
     /// Segments of at least `max_split_size`.
     pub oversize_segments: Stat,
-    /// How often a request was only served after the whole cache had been given back.
+    /// How often a request was tried again after the whole cache had been given back, or with pages
+    /// after the host had waited for pending blocks.
     pub num_alloc_retries: u64,
     /// How often a request ended in [`crate::AllocError::OutOfMemory`].
     pub num_ooms: u64,
     /// How often the host waited for all streams.
     pub num_sync_all_streams: u64,
-    /// Segments taken from the device.
+    /// Segments and handles taken from the device.
     pub num_device_alloc: u64,
-    /// Segments given back to the device.
+    /// Segments and handles given back to the device.
     pub num_device_free: u64,
     /// The configured `max_split_size`, if any.
     pub max_split_size: Option<u64>,
     /// Blocks that were handed to another stream than their segment's.
     pub num_borrowed: u64,
-    /// Idle segments that went from one stream or pool to another.
+    /// How often idle segments, or pages for a window, went from one stream or pool to another.
     pub num_adopted: u64,
     /// Bytes of the host in which large blocks lie since the device had no more (`spill_limit`).
     /// They are not among the reserved ones.
