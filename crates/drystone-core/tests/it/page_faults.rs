@@ -182,3 +182,30 @@ fn a_fault_at_the_end_leaks_only_what_it_hits() {
         assert_eq!(leaks, left, "{call}: {report}");
     }
 }
+
+/// The driver lets nobody use what it has mapped, and does not take the mapping away either.
+#[test]
+fn a_mapping_that_may_not_be_used_is_not_used() {
+    let mut world = World::plain(CAPACITY, "reserve:lean");
+    let small = [0; 8].map(|_| world.allocate(D0, A, 2 * MIB).unwrap());
+    small.iter().step_by(2).for_each(|&at| world.free(at));
+    let (mut left, tap) = (2, std::sync::Arc::downgrade(&world.tap));
+    world.tap.set_hook(Some(Box::new(move |call| {
+        let fails = matches!(call, DriverCall::SetAccess | DriverCall::Unmap) && left > 0;
+        if let Some(tap) = tap.upgrade().filter(|_| fails) {
+            left -= 1;
+            tap.set_fault(Some(Fault::Nth(1, DriverErrorKind::Other)));
+        }
+    })));
+    world.faulty = true;
+    world.allocate(D0, A, 8 * MIB).unwrap_err();
+    assert_eq!(world.tap.failed(), 2);
+    world.tap.set_hook(None);
+    world.check();
+    for _ in 0..4 {
+        let at = world.allocate(D0, A, 8 * MIB).unwrap();
+        world.check();
+        world.free(at);
+    }
+    world.finish();
+}

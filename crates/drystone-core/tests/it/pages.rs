@@ -83,18 +83,30 @@ fn mappings_stay_few_while_a_layout_comes_again_and_again() {
 
 #[test]
 fn ghosts_of_a_stream_that_lags_stay() {
-    let mut world = World::plain(32 * MIB, "reserve:lean");
+    let mut world = World::plain(64 * MIB, "reserve:lean");
     // Nothing that is submitted is done before the host waits for it.
     world.sim.set_host_lead_ns(1 << 50);
-    for _ in 0..60 {
-        let at = [0; 16].map(|_| world.allocate(D0, A, 2 * MIB).unwrap());
-        at.iter().step_by(2).for_each(|&at| world.free(at));
-        world.allocate(D0, A, 16 * MIB).unwrap();
-        world.free_all();
-    }
-    assert!(world.sim.usage(D0).unwrap().mappings > 250, "enough to want fewer");
+    let run = |world: &mut World, times| {
+        for _ in 0..times {
+            let at = [0; 16].map(|_| world.allocate(D0, A, 2 * MIB).unwrap());
+            at.iter().step_by(2).for_each(|&at| world.free(at));
+            world.allocate(D0, A, 16 * MIB).unwrap();
+            world.free_all();
+        }
+    };
+    run(&mut world, 100);
+    assert!(world.sim.usage(D0).unwrap().mappings > 350, "enough to want fewer");
     assert_eq!(world.tap.count(DriverCall::Unmap), 0);
     assert_eq!(world.tap.count(DriverCall::EventSynchronize), 0);
+    // Nor do they go while another stream is captured, though nothing uses them any more.
+    world.synchronize();
+    world.begin(D0, P, Purpose::Capture, 0b1000);
+    world.sim.begin_capture(D0, C).unwrap();
+    let before = counts(&world, &FORBIDDEN);
+    world.allocate(D0, A, 20 * MIB).unwrap();
+    assert_eq!(counts(&world, &FORBIDDEN), before);
+    world.sim.end_capture(D0, C).unwrap();
+    world.end(D0, P);
     world.finish();
 }
 
@@ -136,6 +148,21 @@ fn pages_of_another_stream_make_the_device_wait_and_not_the_host() {
 }
 
 #[test]
+fn all_that_is_free_can_be_joined_however_scattered_it_is() {
+    for private in [false, true] {
+        let mut world = World::plain(1240 * MIB, "reserve:lean");
+        if private {
+            world.begin(D0, P, Purpose::User, 0b0010);
+        }
+        let at: Vec<u64> = (0..620).map(|_| world.allocate(D0, A, 2 * MIB).unwrap()).collect();
+        at.iter().step_by(2).for_each(|&at| world.free(at));
+        world.allocate(D0, A, 620 * MIB).unwrap();
+        world.check();
+        world.finish();
+    }
+}
+
+#[test]
 fn what_may_not_change_streams_goes_back_to_the_device() {
     for cross_stream in ["cross_stream:off", "cross_stream:passed"] {
         let mut world = riddled(32 * MIB, cross_stream);
@@ -174,6 +201,43 @@ fn pools_get_what_others_have_cached() {
         assert_eq!(world.tap.held(D0).bytes, 32 * MIB);
         world.finish();
     }
+}
+
+#[test]
+fn a_pool_does_not_take_back_what_it_once_had() {
+    let q = PoolId(2, 2);
+    let mut world = World::plain(8 * MIB, "");
+    world.begin(D0, q, Purpose::User, 0b0010);
+    let at = world.allocate(D0, A, 8 * MIB).unwrap();
+    world.end(D0, q);
+    world.free(at);
+    world.allocator.release_pool(D0, q).unwrap();
+    // Another pool gets its pages, and keeps them while it is held.
+    world.begin(D0, P, Purpose::User, 0b0010);
+    let at = world.allocate(D0, A, 8 * MIB).unwrap();
+    world.end(D0, P);
+    world.free(at);
+    world.begin(D0, q, Purpose::User, 0b0010);
+    assert!(world.allocate(D0, A, 8 * MIB).is_err());
+    world.end(D0, q);
+    world.check();
+    world.finish();
+}
+
+#[test]
+fn the_pool_of_a_graph_grows_by_what_others_give_back() {
+    let mut world = World::plain(16 * MIB, "");
+    world.begin(D0, P, Purpose::Capture, 0b0010);
+    let at = world.allocate(D0, A, 4 * MIB).unwrap();
+    world.end(D0, P);
+    world.free(at);
+    let other = world.allocate(D0, A, 12 * MIB).unwrap();
+    world.free(other);
+    world.begin(D0, P, Purpose::User, 0b0010);
+    let pages = behind(&world.tap, D0, at, 4 * MIB);
+    world.allocate(D0, A, 10 * MIB).unwrap();
+    assert_eq!(behind(&world.tap, D0, at, 4 * MIB), pages, "a graph replays over it");
+    world.finish();
 }
 
 #[test]
