@@ -53,7 +53,7 @@ impl Thrift {
                 Thrift { slack: 0.01, handle_part: 0.003, handle_min: 2, growth_part: 0.003 }
             }
             Reserve::Balanced => {
-                Thrift { slack: 0.035, handle_part: 0.025, handle_min: 6, growth_part: 0.02 }
+                Thrift { slack: 0.0375, handle_part: 0.025, handle_min: 6, growth_part: 0.02 }
             }
             Reserve::Fast => {
                 Thrift { slack: f64::INFINITY, handle_part: 0.02, handle_min: 8, growth_part: 0.02 }

@@ -59,6 +59,11 @@ impl Ticker {
         self.passed.load(Ordering::Acquire) >= stamp
     }
 
+    /// The highest ticket that the stream is known to have passed.
+    pub(crate) fn passed(&self) -> Stamp {
+        self.passed.load(Ordering::Acquire)
+    }
+
     /// Whether an event that covers the stamp has been recorded.
     pub(crate) fn is_recorded(&self, stamp: Stamp) -> bool {
         self.recorded.load(Ordering::Acquire) >= stamp

@@ -233,7 +233,7 @@ fn settled(config: &str, prefetches: bool, iterations: usize) -> usize {
 
 #[test]
 fn one_stream_settles() {
-    for (reserve, least) in [("lean", 16), ("balanced", 20), ("fast", 20)] {
+    for (reserve, least) in [("lean", 16), ("balanced", 18), ("fast", 18)] {
         let count = settled(&format!("reserve:{reserve}"), false, 6);
         assert!(count >= least, "{reserve}: {count} of {SEEDS}");
     }
@@ -241,7 +241,7 @@ fn one_stream_settles() {
 
 #[test]
 fn two_streams_settle() {
-    for (reserve, least) in [("lean", 12), ("balanced", 16), ("fast", 16)] {
+    for (reserve, least) in [("lean", 9), ("balanced", 14), ("fast", 14)] {
         let count = settled(&format!("reserve:{reserve}"), true, 6);
         assert!(count >= least, "{reserve}: {count} of {SEEDS}");
     }

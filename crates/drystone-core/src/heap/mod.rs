@@ -144,6 +144,7 @@ impl Heap {
             if core.sees_valley(&self.counters) {
                 return None;
             }
+            let fit = &fit.in_arena();
             let Choice { index, upper_end } = core.find_place(fit, &self.counters)?;
             let skip = if upper_end { core.upper_part(index, fit) } else { 0 };
             let (index, address) = core.carve(index, fit, skip);
@@ -173,6 +174,7 @@ impl Heap {
         if run.units - skip < fit.units_to_find() {
             return None;
         }
+        let fit = &fit.in_arena();
         let (index, address) = core.carve(run.block, fit, skip);
         Some(self.count(core, index, address, fit))
     }

@@ -35,6 +35,8 @@ struct FreeHandle {
     middle: (u32, u32),
     /// The free blocks of the request's heap in which it has pages.
     blocks: Vec<BlockIndex>,
+    /// Whether no page of it is free in another stream's heap, which would have to be waited for.
+    is_own: bool,
 }
 
 impl FreeHandle {
@@ -89,8 +91,10 @@ pub(super) struct Margin {
 /// Free handles that windows can be filled from.
 #[derive(Default)]
 pub(super) struct Donors {
-    /// Whole ones first, from the largest.
+    /// Whole ones first, of those the request's own, from the largest.
     handles: Vec<FreeHandle>,
+    /// The heaps that were looked at, the request's own first.
+    heaps: Vec<Arc<Heap>>,
 }
 
 impl<D: Driver> Allocator<D> {
@@ -110,12 +114,17 @@ impl<D: Driver> Allocator<D> {
             search.look_in(heap, LOOKS, pages.saturating_mul(4).max(PAGES));
         }
         let mut handles = search.found;
-        handles.sort_by_key(|free| std::cmp::Reverse((free.is_whole(), free.pages)));
-        Donors { handles }
+        handles.sort_by_key(|free| std::cmp::Reverse((free.is_whole(), free.is_own, free.pages)));
+        Donors { handles, heaps }
     }
 }
 
 impl Donors {
+    /// The heaps whose free pages may come.
+    pub(super) fn lenders(&self) -> &[Arc<Heap>] {
+        &self.heaps
+    }
+
     /// The largest handles that are free as a whole.
     pub(super) fn largest(&self, count: usize) -> impl Iterator<Item = HandleAt> {
         let whole = self.handles.iter().take_while(|free| free.is_whole()).take(count);
@@ -213,6 +222,8 @@ struct Search<'a> {
     found: Vec<FreeHandle>,
     /// The free blocks of the first heap in which the handle that is looked at has pages.
     blocks: Vec<BlockIndex>,
+    /// Whether it has free pages in another heap.
+    strange: bool,
     /// Pages of the handles found that are free as a whole.
     whole: u32,
 }
@@ -225,6 +236,7 @@ impl<'a> Search<'a> {
             seen: FxHashSet::default(),
             found: Vec::new(),
             blocks: Vec::new(),
+            strange: false,
             whole: 0,
         }
     }
@@ -259,6 +271,7 @@ impl<'a> Search<'a> {
     fn look_at(&mut self, handle: HandleAt) {
         let pages = self.store.handle(handle).pages();
         self.blocks.clear();
+        self.strange = false;
         let (mut page, mut head, mut tail, mut middle) = (0, 0, 0, (0, 0));
         while page < pages {
             let free = self.free_from(handle, page);
@@ -270,7 +283,8 @@ impl<'a> Search<'a> {
         if middle.1 > 0 {
             self.whole += if head == pages { pages } else { 0 };
             let blocks = std::mem::take(&mut self.blocks);
-            self.found.push(FreeHandle { handle, pages, head, tail, middle, blocks });
+            let is_own = !std::mem::take(&mut self.strange);
+            self.found.push(FreeHandle { handle, pages, head, tail, middle, blocks, is_own });
         }
     }
 
@@ -287,6 +301,7 @@ impl<'a> Search<'a> {
             };
             let first = mapping.first + page;
             let Some(run) = arena.heap.lock().run_around(arena.at, first) else { break };
+            self.strange |= place != 0;
             if place == 0 && !self.blocks.contains(&run.block) {
                 self.blocks.push(run.block);
             }

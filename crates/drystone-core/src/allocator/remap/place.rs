@@ -63,13 +63,18 @@ impl<D: Driver> Allocator<D> {
         sources: Sources,
     ) -> Result<Plan, NoWindow> {
         let units = quest.fit.units_to_find();
-        self.look_at_stream(store, quest);
         let donors = match sources {
             Sources::New => Donors::default(),
             _ => self.donors(store, quest, units.div_ceil(GRANULES_PER_PAGE)),
         };
         let mark = self.watermark(quest, sources);
-        if let Some(plan) = self.best(store, quest, sources, &donors, mark) {
+        let mut plan = self.best(store, quest, sources, &donors, mark);
+        let costs = |plan: &Plan| plan.cost.0 > 0;
+        if plan.as_ref().is_none_or(costs) && self.look_at_stream(store, quest) {
+            // Ghosts that were in the way are not any more.
+            plan = self.best(store, quest, sources, &donors, mark);
+        }
+        if let Some(plan) = plan {
             return Ok(plan);
         }
         self.add_arena(store, quest, units.div_ceil(GRANULES_PER_PAGE))?;
@@ -78,13 +83,15 @@ impl<D: Driver> Allocator<D> {
     }
 
     /// Finds out how far the request's stream has come: ghosts that it has passed are no obstacle.
-    fn look_at_stream(&self, store: &PageStore, quest: &Quest<'_>) {
+    /// True if it has come further than was known.
+    fn look_at_stream(&self, store: &PageStore, quest: &Quest<'_>) -> bool {
         if store.ghost_count() == 0 {
-            return;
+            return false;
         }
-        let Some(_awake) = quest.device.outside_captures() else { return };
+        let Some(_awake) = quest.device.outside_captures() else { return false };
         let ticker = quest.device.tickers.of(quest.request.stream);
         let events = &quest.device.tickers.events;
+        let known = ticker.passed();
         let asked = ticker
             .poll(&self.driver, events)
             .and_then(|()| ticker.request(&self.driver, events, ticker.stamp()));
@@ -92,6 +99,7 @@ impl<D: Driver> Allocator<D> {
             // The ghosts stay in the way.
             tracing::warn!(%error, "cannot tell how far {} has come", ticker.stream);
         }
+        ticker.passed() > known
     }
 
     fn best(
@@ -115,7 +123,8 @@ impl<D: Driver> Allocator<D> {
                 let least = u64::from(window.empty_pages().min(1)) * MAP_US;
                 best.as_ref().is_none_or(|plan| (least, 0) <= plan.cost)
             };
-            let window = Window::survey(store, quest, arena, start, units).filter(cheaper);
+            let window = Window::survey(store, quest, donors.lenders(), (arena, start), units);
+            let window = window.filter(cheaper);
             let plan =
                 window.and_then(|window| self.plan(store, quest, sources, window, donors, mark));
             if let Some(plan) = plan
