@@ -141,6 +141,14 @@ fn memory_that_cannot_be_given_back_is_still_there() {
         assert_eq!(world.allocator.reserved_bytes(D0), Ok(held));
         world.check();
         world.tap.set_fault(None);
+        if call != DriverCall::HandleRelease {
+            // It is used again as if nobody had asked for it.
+            let calls = world.tap.calls().len();
+            let again = world.allocate(D0, A, 12 * MIB).unwrap();
+            world.free(again);
+            assert_eq!(world.tap.calls().len(), calls, "{call}");
+        }
+        world.synchronize();
         assert_eq!(world.allocator.empty_cache(D0), Ok(held), "{call}");
         assert_eq!(world.tap.held(D0).bytes, 0);
         world.finish();

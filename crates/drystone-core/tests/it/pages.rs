@@ -340,3 +340,14 @@ fn the_pages_of_a_graph_stay_where_they_are() {
         world.finish();
     }
 }
+
+#[test]
+fn streams_share_the_addresses_that_there_are() {
+    let sim = SimConfig::default().capacity(256 * MIB).addresses(4 << 30);
+    let mut world = World::new(sim, Config::parse("reserve:lean").unwrap());
+    for stream in 0..64 {
+        world.allocate(D0, drystone_core::StreamId(0x100 + stream), 3 * MIB).unwrap();
+    }
+    world.check();
+    world.finish();
+}

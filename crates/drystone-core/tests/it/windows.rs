@@ -47,10 +47,15 @@ proptest! {
         capacity in prop::sample::select(&[24 * MIB, 50 * MIB, 96 * MIB]),
         reserve in prop::sample::select(&RESERVES),
         cross_stream in prop::sample::select(&["wait", "wait", "passed", "off"]),
+        few_addresses in prop::bool::weighted(0.2),
         ops in prop::collection::vec(op(), 1..150),
     ) {
         let config = format!("{reserve},cross_stream:{cross_stream}");
-        let mut world = World::plain(capacity, &config);
+        let sim = SimConfig::default().capacity(capacity).host_lead_ns(1_000_000);
+        let sim = sim.addresses(if few_addresses { 2 << 30 } else { 64 << 40 });
+        let mut world = World::new(sim, Config::parse(&config).unwrap());
+        // Addresses may run out.
+        world.faulty = few_addresses;
         for (n, op) in ops.into_iter().enumerate() {
             world.run(op);
             if n % 4 == 0 {
