@@ -93,8 +93,6 @@ pub(super) struct Margin {
 pub(super) struct Donors {
     /// Whole ones first, of those the request's own, from the largest.
     handles: Vec<FreeHandle>,
-    /// The heaps that were looked at, the request's own first.
-    heaps: Vec<Arc<Heap>>,
 }
 
 impl<D: Driver> Allocator<D> {
@@ -115,16 +113,11 @@ impl<D: Driver> Allocator<D> {
         }
         let mut handles = search.found;
         handles.sort_by_key(|free| std::cmp::Reverse((free.is_whole(), free.is_own, free.pages)));
-        Donors { handles, heaps }
+        Donors { handles }
     }
 }
 
 impl Donors {
-    /// The heaps whose free pages may come.
-    pub(super) fn lenders(&self) -> &[Arc<Heap>] {
-        &self.heaps
-    }
-
     /// The largest handles that are free as a whole.
     pub(super) fn largest(&self, count: usize) -> impl Iterator<Item = HandleAt> {
         let whole = self.handles.iter().take_while(|free| free.is_whole()).take(count);

@@ -123,7 +123,7 @@ impl<D: Driver> Allocator<D> {
                 let least = u64::from(window.empty_pages().min(1)) * MAP_US;
                 best.as_ref().is_none_or(|plan| (least, 0) <= plan.cost)
             };
-            let window = Window::survey(store, quest, donors.lenders(), (arena, start), units);
+            let window = Window::survey(store, quest, arena, start, units);
             let window = window.filter(cheaper);
             let plan =
                 window.and_then(|window| self.plan(store, quest, sources, window, donors, mark));

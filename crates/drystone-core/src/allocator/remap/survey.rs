@@ -1,11 +1,9 @@
 //! Surveying a range of an arena: what is free there, what is free elsewhere but mapped there, what
 //! would have to be mapped.
 
-use std::sync::Arc;
-
 use crate::allocator::slow::Quest;
 use crate::block::BlockIndex;
-use crate::heap::{FreeRun, Heap, Pages};
+use crate::heap::{FreeRun, Pages};
 use crate::pages::{ArenaAt, MappingAt, PageStore, Piece, Slot};
 use crate::units::GRANULES_PER_PAGE;
 
@@ -28,16 +26,13 @@ pub(super) struct Window {
     pub(super) free: Vec<BlockIndex>,
 }
 
-/// Heaps besides the request's own whose free pages may come.
-pub(super) type Lenders = [Arc<Heap>];
-
 impl Window {
     /// What it takes to make a range free; none if a part of it is in use.
     pub(super) fn survey(
         store: &PageStore,
         quest: &Quest<'_>,
-        lenders: &Lenders,
-        (arena, start): (ArenaAt, u32),
+        arena: ArenaAt,
+        start: u32,
         units: u32,
     ) -> Option<Window> {
         let mut window = Window { start, units, ..Window::new(arena) };
@@ -62,7 +57,7 @@ impl Window {
         }
         drop(core);
         for hole in window.holes.clone() {
-            window.survey_hole(store, quest, lenders, hole)?;
+            window.survey_hole(store, quest, hole)?;
         }
         Some(window)
     }
@@ -93,7 +88,7 @@ impl Window {
                 Slot::Ghost(mapping) => {
                     let from = store.mapping(mapping).first.max(least);
                     let piece = store.piece(mapping, Pages::new(from, first - from));
-                    if !store.mapping(mapping).usable || !window.is_free(store, quest, &[], piece) {
+                    if !store.mapping(mapping).usable || !window.is_free(store, quest, piece) {
                         break;
                     }
                     first = from;
@@ -126,13 +121,7 @@ impl Window {
         self.ghosts.iter().map(|(piece, _)| piece.count).sum()
     }
 
-    fn survey_hole(
-        &mut self,
-        store: &PageStore,
-        quest: &Quest<'_>,
-        lenders: &Lenders,
-        hole: Pages,
-    ) -> Option<()> {
+    fn survey_hole(&mut self, store: &PageStore, quest: &Quest<'_>, hole: Pages) -> Option<()> {
         // The last page of an arena stays a hole.
         if hole.end() >= store.arena(self.arena).pages() {
             return None;
@@ -154,7 +143,7 @@ impl Window {
                     let twice = |(other, _): &(Piece, _)| other.overlaps(&piece);
                     if store.mapping(at).usable
                         && !self.ghosts.iter().any(twice)
-                        && self.is_free(store, quest, lenders, piece)
+                        && self.is_free(store, quest, piece)
                     {
                         self.ghosts.push((piece, at));
                     } else if store.is_ghost(at) && is_dead(store, quest, at) {
@@ -171,29 +160,20 @@ impl Window {
     }
 
     /// Whether a piece is free where it is at home, outside the free blocks of the window.
-    fn is_free(
-        &self,
-        store: &PageStore,
-        quest: &Quest<'_>,
-        lenders: &Lenders,
-        piece: Piece,
-    ) -> bool {
+    fn is_free(&self, store: &PageStore, quest: &Quest<'_>, piece: Piece) -> bool {
         let mut page = piece.first;
         while page < piece.end() {
             let (Some(home), count) = store.home(piece.handle, page) else { return false };
             let count = count.min(piece.end() - page);
             let mapping = store.mapping(home);
             let arena = store.arena(mapping.arena);
-            let own = arena.heap.id == quest.heap.id;
-            if !own && !lenders.iter().any(|heap| heap.id == arena.heap.id) {
+            if arena.heap.id != quest.heap.id {
                 return false;
             }
             let first = mapping.first + page;
             let run = arena.heap.lock().run_around(arena.at, first);
-            let covers = |run: &FreeRun| {
-                let spoken_for = own && self.free.contains(&run.block);
-                first + count <= run.pages.end() && !spoken_for
-            };
+            let covers =
+                |run: &FreeRun| first + count <= run.pages.end() && !self.free.contains(&run.block);
             if !run.as_ref().is_some_and(covers) {
                 return false;
             }
