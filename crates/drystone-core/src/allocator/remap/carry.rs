@@ -93,7 +93,7 @@ impl<D: Driver> Allocator<D> {
         let pieces = ghosts.chain(parts.iter().flat_map(|part| part.filling.pieces()));
         for piece in pieces.collect::<Vec<_>>() {
             if !self.take_in_hand(store, quest.device, piece, &mut hand) {
-                self.send_home(store, hand.taken);
+                self.send_home(store, quest.device, hand.taken);
                 return Err(NoWindow::Lost);
             }
         }
@@ -107,7 +107,7 @@ impl<D: Driver> Allocator<D> {
                 .map(|pieces| mapped.extend(pieces));
         }
         if let Err(why) = done {
-            self.send_home(store, hand.taken);
+            self.send_home(store, quest.device, hand.taken);
             // A capture forbids to give anything back.
             let awake = quest.device.outside_captures();
             for handle in parts.into_iter().flat_map(|part| part.made) {
@@ -172,14 +172,15 @@ impl<D: Driver> Allocator<D> {
     }
 
     /// Puts pages in hand back to where they were.
-    pub(super) fn send_home(&self, store: &mut PageStore, taken: Vec<Taken>) {
-        for Taken { piece, home, heap, .. } in taken {
+    pub(super) fn send_home(&self, store: &mut PageStore, device: &Device, taken: Vec<Taken>) {
+        for Taken { piece, home, heap, kind, .. } in taken {
             store.settle(piece, home);
             let mapping = store.mapping(home);
             let arena = store.arena(mapping.arena);
             let pages = Pages::new(mapping.first + piece.first, piece.count);
             let mut core = heap.lock();
             heap.fill(&mut core, arena.at, pages);
+            device.totals.after_free(&heap, &mut core.thresholds, kind);
             self.note_pages(&core, Action::SegmentMap, arena.address(pages.first), pages);
         }
     }

@@ -130,13 +130,13 @@ impl<D: Driver> Allocator<D> {
         let mut hand = InHand::default();
         let whole = Piece { handle, first: 0, count };
         if !self.take_in_hand(store, device, whole, &mut hand) {
-            self.send_home(store, hand.taken);
+            self.send_home(store, device, hand.taken);
             return Ok(false);
         }
         let mappings = store.handle(handle).mappings().to_vec();
         for at in mappings.into_iter().filter(|_| waits) {
             if let Err(error) = self.wait_for_ghost(store, device, at) {
-                self.send_home(store, hand.taken);
+                self.send_home(store, device, hand.taken);
                 return Err(error);
             }
         }
@@ -145,7 +145,7 @@ impl<D: Driver> Allocator<D> {
         let (homes, ghosts): (Vec<_>, Vec<_>) = ghosts.into_iter().partition(homes);
         for at in ghosts {
             if let Err(error) = self.unmap(store, device, at) {
-                self.send_home(store, hand.taken);
+                self.send_home(store, device, hand.taken);
                 return Err(error);
             }
         }
@@ -155,7 +155,7 @@ impl<D: Driver> Allocator<D> {
                 Ok(()) => first = false,
                 // Nothing has changed yet.
                 Err(error) if first => {
-                    self.send_home(store, hand.taken);
+                    self.send_home(store, device, hand.taken);
                     return Err(error);
                 }
                 Err(error) => {
