@@ -83,7 +83,7 @@ pub static KEYS: &[KeyInfo] = &[
     KeyInfo {
         name: "expandable_segments",
         origin: Origin::Torch,
-        help: "no effect yet: all segments come from the driver whole",
+        help: "no effect: memory is mapped where it is needed anyway, see backing",
         allowed: BOOL,
         default: "False",
         has_effect: false,
@@ -119,7 +119,7 @@ pub static KEYS: &[KeyInfo] = &[
     KeyInfo {
         name: "release_lock_on_cudamalloc",
         origin: Origin::Torch,
-        help: "no effect: Drystone never holds a lock across a driver call",
+        help: "no effect: no lock that the cache needs is held across a driver call",
         allowed: BOOL,
         default: "False",
         has_effect: false,
