@@ -31,15 +31,17 @@ fn without_arguments_it_compares_on_the_carried_trace() {
     let output = drystone(folder.path(), &[]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let stdout = text(&output.stdout);
+    // Columns are as wide as what stands in them; spaces are the same here.
+    let flat = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     for words in [
         "stanza_pos: 65,359 events in 6.5 s; at most 691.01 MiB live",
-        "  drystone   ",
-        "  drystone-malloc   ",
-        "as recorded       2.31 GiB    3.418",
+        " drystone 7",
+        " drystone-malloc 1",
+        "as recorded 2.31 GiB 3.418",
         "drystone-compare.svg",
         "Next:",
     ] {
-        assert!(stdout.contains(words), "{words} not in {stdout}");
+        assert!(flat.contains(words), "{words} not in {stdout}");
     }
     assert!(stdout.lines().all(|line| line.chars().count() <= 100), "{stdout}");
     let svg = fs::read_to_string(folder.path().join("drystone-compare.svg")).unwrap();

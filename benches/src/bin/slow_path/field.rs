@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use drystone_core::{Allocator, Config};
+use drystone_core::{Action, Allocator, Config};
 use drystone_sim::{Costs, SimConfig, SimDriver};
 
 use super::timed::{Asked, Timed};
@@ -24,6 +24,8 @@ pub(crate) struct Timing {
     /// Nanoseconds without the time in driver calls.
     pub(crate) own_ns: f64,
     pub(crate) asked: Asked,
+    /// Whether pages came to the block, be it without a driver call.
+    pub(crate) window: bool,
 }
 
 /// A live block.
@@ -56,6 +58,7 @@ impl Field {
         let driver = Arc::new(Timed::new(SimDriver::new(sim).expect("a valid device")));
         let config = Config::parse(CONFIG).expect("a valid configuration");
         let allocator = Allocator::new(Arc::clone(&driver), config).expect("a valid configuration");
+        allocator.set_history(2);
         Field {
             allocator,
             overhead_ns: driver.overhead_ns(),
@@ -111,11 +114,14 @@ impl Field {
         let waited = (self.waited.ns() - waited) as f64;
         let asked = self.driver.asked().since(&before);
         let calls = asked.calls as f64 * self.overhead_ns + asked.inside_ns as f64;
-        (result, Timing { own_ns: all - calls - waited, asked })
+        (result, Timing { own_ns: all - calls - waited, asked, window: false })
     }
 
     fn allocate(&mut self, bytes: u64) -> (Live, Timing) {
-        let (address, timing) = self.time(|all| all.allocate(bytes, DEVICE, STREAM));
+        let (address, mut timing) = self.time(|all| all.allocate(bytes, DEVICE, STREAM));
+        // The allocation is the last event; the pages that came for it are right before it.
+        let events = self.allocator.history();
+        timing.window = events.first().is_some_and(|event| event.action == Action::SegmentMap);
         self.live += bytes;
         (Live { address: address.expect("the device is large enough"), bytes }, timing)
     }

@@ -50,8 +50,7 @@ impl Path {
     fn of(timing: &Timing) -> Option<Path> {
         let asked = &timing.asked;
         match (asked.maps, asked.creates) {
-            // For a window the driver is asked how far the stream has come.
-            (0, 0) if asked.calls > 0 => Some(Path::Ghost),
+            (0, 0) if timing.window => Some(Path::Ghost),
             (1, 0) => Some(Path::Aliases(1)),
             (7..=9, 0) => Some(Path::Aliases(8)),
             (57..=72, 0) => Some(Path::Aliases(64)),
@@ -138,9 +137,9 @@ fn measure(pages: u64, seed: u64, measured: &mut Measured) -> Field {
         (0..FREED).for_each(|_| field.free_block());
         let timing = field.empty_cache();
         measured.add((timing.asked.releases > 0).then_some(Path::EmptyCache), &timing);
-        (0..FREED).for_each(|_| {
+        for _ in 0..FREED {
             field.allocate_block();
-        });
+        }
     }
     field
 }
