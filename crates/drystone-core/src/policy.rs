@@ -33,6 +33,9 @@ const PRICE_US: u64 = 5_000_000;
 /// The largest handle, in pages.
 const HANDLE_MAX: u32 = 64;
 
+/// What a usual handle is divided by for memory above the allowed reserve.
+const ABOVE_DIVISOR: u32 = 4;
+
 /// How driver calls are weighed against memory. Small handles strand little beside a survivor; large
 /// ones cost fewer calls. Found by replaying; docs/remapping.md has the figures.
 #[derive(Clone, Copy, Debug)]
@@ -181,27 +184,29 @@ impl Policy {
         round_up(needed, PAGE) + PAGE
     }
 
-    /// The usual pages of a handle where so many bytes are reserved: a survivor keeps the whole
-    /// handle that it lies in, which may be more the more there is.
-    /// Once half of the `capacity` is reserved, what is left may be all that is needed, and every
-    /// choice is as thrifty as the leanest.
-    pub(crate) fn handle_pages(&self, reserved: u64, capacity: u64) -> u32 {
-        let lean = Thrift::of(Reserve::Lean);
-        let thrift = if reserved > capacity / 2 { &lean } else { &self.thrift };
-        let part = (reserved >> PAGE_SHIFT) as f64 * thrift.handle_part;
-        (part as u32).clamp(thrift.handle_min, HANDLE_MAX)
+    /// The pages of a new handle, at most, where so many bytes are reserved: a survivor keeps the
+    /// whole handle that it lies in, which may be more the more there is.
+    ///
+    /// Memory `above` the allowed reserve is only taken because survivors keep so much, so then
+    /// handles are smaller. Once half of the `capacity` is reserved, what is left may be all that is
+    /// needed, and every choice is as thrifty as the leanest.
+    pub(crate) fn handle_pages(&self, reserved: u64, capacity: u64, above: bool) -> u32 {
+        let usual = |thrift: &Thrift| {
+            let part = (reserved >> PAGE_SHIFT) as f64 * thrift.handle_part;
+            (part as u32).clamp(thrift.handle_min, HANDLE_MAX)
+        };
+        let leanest = usual(&Thrift::of(Reserve::Lean));
+        match usual(&self.thrift) {
+            _ if reserved > capacity / 2 => leanest,
+            usual if above => leanest.max(usual / ABOVE_DIVISOR),
+            usual => usual,
+        }
     }
 
-    /// The handles of which new memory is made, in pages.
-    pub(crate) fn handles(&self, pages: u32, reserved: u64, capacity: u64) -> Vec<u32> {
-        let most = self.handle_pages(reserved, capacity);
-        let mut left = pages;
-        let mut all = Vec::new();
-        while left > 0 {
-            all.push(left.min(most));
-            left -= left.min(most);
-        }
-        all
+    /// The handles of at most so many pages of which new memory is made.
+    pub(crate) fn handles(&self, pages: u32, most: u32) -> impl Iterator<Item = u32> + use<> {
+        let count = pages.div_ceil(most);
+        (0..count).map(move |at| most.min(pages - at * most))
     }
 
     /// Bytes up to which new memory is taken in larger steps than needed.

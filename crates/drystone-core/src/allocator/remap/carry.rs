@@ -47,6 +47,8 @@ impl Taken {
 pub(super) struct Part {
     pub(super) pages: Pages,
     pub(super) filling: Filling,
+    /// Pages of a new handle, at most.
+    pub(super) handle_pages: u32,
     pub(super) made: Vec<HandleAt>,
 }
 
@@ -213,7 +215,7 @@ impl<D: Driver> Allocator<D> {
             left -= store.handle(spare).pages();
             part.made.push(spare);
         }
-        for count in self.policy.handles(left, device.reserved(), device.limit_or_total()) {
+        for count in self.policy.handles(left, part.handle_pages) {
             let bytes = u64::from(count) * PAGE;
             if !device.hold(kind, bytes) {
                 return Err(NoSegment::Full);

@@ -120,7 +120,7 @@ impl<D: Driver> Allocator<D> {
         let moved = whole.iter().map(|piece| piece.count).sum::<u32>() + window.ghost_pages();
         let part = window.empty.first().map(|&pages| {
             let filling = Filling { whole, ..Filling::default() };
-            Part { pages, filling, made: Vec::new() }
+            Part { pages, filling, handle_pages: 1, made: Vec::new() }
         });
         self.bring(store, quest, &window, part.into_iter().collect(), |_| {})?;
         Ok(u64::from(moved) * PAGE)

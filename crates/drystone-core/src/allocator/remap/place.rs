@@ -155,7 +155,7 @@ impl<D: Driver> Allocator<D> {
         let heads = sources == Sources::Aliases;
         let fill = |&new: &bool| {
             let parts = self.fill(store, quest, &window, donors, new, heads, mark);
-            let cost = self.cost(quest, &window, &parts, mark);
+            let cost = self.cost(&window, &parts, mark);
             (cost, parts)
         };
         let (cost, parts) = ways.iter().map(fill).min_by_key(|(cost, _)| *cost)?;
@@ -196,22 +196,22 @@ impl<D: Driver> Allocator<D> {
                 filling.new = filling.new.max(grown);
             }
             taken.extend(filling.pieces().map(|piece| piece.handle));
-            parts.push(Part { pages, filling, made: Vec::new() });
+            let above = mark.reserved + u64::from(filling.new) * PAGE > mark.free_of_price;
+            let most = self.policy.handle_pages(
+                quest.device.reserved(),
+                quest.device.limit_or_total(),
+                above,
+            );
+            parts.push(Part { pages, filling, handle_pages: most, made: Vec::new() });
         }
         parts
     }
 
-    fn cost(
-        &self,
-        quest: &Quest<'_>,
-        window: &Window,
-        parts: &[Part],
-        mark: Watermark,
-    ) -> (u64, u32) {
+    fn cost(&self, window: &Window, parts: &[Part], mark: Watermark) -> (u64, u32) {
         let aliases: usize = parts.iter().map(|part| part.filling.pieces().count()).sum();
         let new: u32 = parts.iter().map(|part| part.filling.new).sum();
-        let made =
-            self.policy.handles(new, quest.device.reserved(), quest.device.limit_or_total()).len();
+        let made = |part: &Part| self.policy.handles(part.filling.new, part.handle_pages).count();
+        let made: usize = parts.iter().map(made).sum();
         let after = mark.reserved + u64::from(new) * PAGE;
         let above = (after.saturating_sub(mark.free_of_price) >> PAGE_SHIFT).min(u64::from(new));
         let us = aliases as u64 * MAP_US
