@@ -192,7 +192,7 @@ impl<D: Driver> Allocator<D> {
         if let Some(Held { heap, term }) = pool.heap(request.stream) {
             let mut core = heap.lock();
             if core.is_term(*term)
-                && let Some(handed) = heap.allocate(&mut core, &fit)
+                && let Some(handed) = heap.allocate(&mut core, &fit, true)
             {
                 device.totals.after_allocation(heap, &mut core.thresholds, fit.kind);
                 self.note_allocation(device, &core, handed, &fit);

@@ -98,6 +98,9 @@ impl<D: Driver> Allocator<D> {
         let Quest { device, ref heap, .. } = *quest;
         let capturing = device.is_capturing();
         self.go_home(quest);
+        if let Some(address) = self.return_to_place(quest) {
+            return Ok(address);
+        }
         // First as it is: a stream that overflowed its pool's table always comes this way.
         if let Some(address) = self.take_cached(quest)? {
             return Ok(address);
@@ -174,7 +177,7 @@ impl<D: Driver> Allocator<D> {
         if !core.is_term(term) {
             return Err(NoSegment::Retired);
         }
-        let Some(handed) = heap.allocate(&mut core, fit) else {
+        let Some(handed) = heap.allocate(&mut core, fit, false) else {
             return Ok(None);
         };
         device.totals.after_allocation(heap, &mut core.thresholds, fit.kind);

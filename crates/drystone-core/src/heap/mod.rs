@@ -12,6 +12,7 @@ mod movable;
 mod park;
 mod pending;
 mod pins;
+mod recall;
 mod segments;
 mod strand;
 mod valley;
@@ -23,6 +24,7 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 pub(crate) use fit::{Fit, SplitRule};
 pub(crate) use give::{Given, Located};
 pub(crate) use holes::{FreeRun, Pages};
+use recall::Recalled;
 pub(crate) use segments::{IdleSegment, Segment};
 use strand::Choice;
 pub(crate) use strand::Spot;
@@ -91,6 +93,7 @@ pub(crate) struct HeapCore {
     /// How many of the segments are arenas.
     arenas: u32,
     valley: valley::Valley,
+    recall: recall::Recall,
     /// The recorded streams of used and pending blocks; [`crate::block::Block::uses`] points here.
     uses: Vec<Vec<Arc<Ticker>>>,
     vacant_uses: Vec<u32>,
@@ -131,27 +134,45 @@ impl Heap {
         self.core.lock()
     }
 
-    /// Hands out the best fitting free block, counted. None if nothing fits.
+    /// Hands out the best fitting free block, counted. None if nothing fits. A request that `insists`
+    /// on the place that it had the time before gets none either where pages are missing there: the
+    /// slow path may bring them back.
     #[inline(always)]
-    pub(crate) fn allocate(&self, core: &mut HeapCore, fit: &Fit) -> Option<Handed> {
+    pub(crate) fn allocate(&self, core: &mut HeapCore, fit: &Fit, insists: bool) -> Option<Handed> {
+        let remaps = fit.kind == Kind::Large && core.arenas > 0;
         if fit.align == GRANULE
             && let Some(index) = core.take_parked(fit.units, fit.kind)
         {
             let address = core.reuse(index, fit.requested);
+            if remaps {
+                core.note_place(index);
+            }
             return Some(self.count(core, index, address, fit));
         }
-        if fit.kind == Kind::Large && core.arenas > 0 {
-            if core.sees_valley(&self.counters) {
-                return None;
-            }
-            let fit = &fit.in_arena();
-            let Choice { index, upper_end } = core.find_place(fit, &self.counters)?;
-            let skip = if upper_end { core.upper_part(index, fit) } else { 0 };
-            let (index, address) = core.carve(index, fit, skip);
-            return Some(self.count(core, index, address, fit));
+        if remaps {
+            return self.allocate_in_arena(core, &fit.in_arena(), insists);
         }
         let index = core.find(fit)?;
         Some(self.hand_out(core, index, fit))
+    }
+
+    fn allocate_in_arena(&self, core: &mut HeapCore, fit: &Fit, insists: bool) -> Option<Handed> {
+        if core.sees_valley(&self.counters) {
+            return None;
+        }
+        let recalled =
+            if fit.align == GRANULE { core.recalled(fit.units) } else { Recalled::Nothing };
+        let (index, skip) = match recalled {
+            Recalled::Free(index, skip) => (index, skip),
+            Recalled::Away if insists => return None,
+            _ => {
+                let Choice { index, upper_end } = core.find_place(fit, &self.counters)?;
+                (index, if upper_end { core.upper_part(index, fit) } else { 0 })
+            }
+        };
+        let (index, address) = core.carve(index, fit, skip);
+        core.note_place(index);
+        Some(self.count(core, index, address, fit))
     }
 
     /// Hands out a part of the free block `index`, which is large enough, counted.
@@ -176,6 +197,9 @@ impl Heap {
         }
         let fit = &fit.in_arena();
         let (index, address) = core.carve(run.block, fit, skip);
+        if fit.kind == Kind::Large {
+            core.note_place(index);
+        }
         Some(self.count(core, index, address, fit))
     }
 
@@ -201,6 +225,7 @@ impl HeapCore {
             vacant_segments: Vec::new(),
             arenas: 0,
             valley: valley::Valley::default(),
+            recall: recall::Recall::default(),
             uses: Vec::new(),
             vacant_uses: Vec::new(),
             pending: Vec::new(),

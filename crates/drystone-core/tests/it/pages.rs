@@ -63,16 +63,35 @@ fn scattered_free_pages_make_one_block() {
     }
 }
 
+/// Fills a device of 32 MiB with blocks of a page, frees some that `random` chooses, takes a larger
+/// block out of what is free, and frees all.
+fn scatter(world: &mut World, mut random: impl FnMut(u64) -> u64) {
+    let at = [0; 16].map(|_| world.allocate(D0, A, 2 * MIB).unwrap());
+    let free: Vec<u64> = at.into_iter().filter(|_| random(2) == 0).collect();
+    free.iter().for_each(|&at| world.free(at));
+    world.allocate(D0, A, free.len() as u64 * 2 * MIB).unwrap();
+    world.free_all();
+}
+
 #[test]
-fn mappings_stay_few_while_a_layout_comes_again_and_again() {
+fn the_same_again_takes_no_call_from_the_third_time_on() {
     for reserve in RESERVES {
         let mut world = World::plain(32 * MIB, reserve);
-        let mut most = 0;
+        (0..2).for_each(|_| scatter(&mut world, numbers(1)));
+        let before = counts(&world, &DriverCall::ALL);
+        (0..50).for_each(|_| scatter(&mut world, numbers(1)));
+        assert_eq!(counts(&world, &DriverCall::ALL), before, "{reserve}");
+        world.finish();
+    }
+}
+
+#[test]
+fn mappings_stay_few_while_layouts_come_again_and_again() {
+    for reserve in RESERVES {
+        let mut world = World::plain(32 * MIB, reserve);
+        let (mut most, mut random) = (0, numbers(1));
         for _ in 0..200 {
-            let at = [0; 16].map(|_| world.allocate(D0, A, 2 * MIB).unwrap());
-            at.iter().step_by(2).for_each(|&at| world.free(at));
-            world.allocate(D0, A, 16 * MIB).unwrap();
-            world.free_all();
+            scatter(&mut world, &mut random);
             most = most.max(world.sim.usage(D0).unwrap().mappings);
         }
         assert!(most < 400, "{most} mappings of 16 pages");
@@ -86,15 +105,8 @@ fn ghosts_of_a_stream_that_lags_stay() {
     let mut world = World::plain(64 * MIB, "reserve:lean");
     // Nothing that is submitted is done before the host waits for it.
     world.sim.set_host_lead_ns(1 << 50);
-    let run = |world: &mut World, times| {
-        for _ in 0..times {
-            let at = [0; 16].map(|_| world.allocate(D0, A, 2 * MIB).unwrap());
-            at.iter().step_by(2).for_each(|&at| world.free(at));
-            world.allocate(D0, A, 16 * MIB).unwrap();
-            world.free_all();
-        }
-    };
-    run(&mut world, 100);
+    let mut random = numbers(1);
+    (0..100).for_each(|_| scatter(&mut world, &mut random));
     assert!(world.sim.usage(D0).unwrap().mappings > 350, "enough to want fewer");
     assert_eq!(world.tap.count(DriverCall::Unmap), 0);
     assert_eq!(world.tap.count(DriverCall::EventSynchronize), 0);

@@ -117,6 +117,17 @@ proptest! {
         run(sim, config, &ops, 8);
     }
 
+    /// Programs that do the same again and again, so that requests have the places of the time before.
+    #[test]
+    fn loops_agree_with_the_shadow(
+        sim in device(),
+        config in config(),
+        body in prop::collection::vec(plain_op(), 5..40),
+        times in 3..8usize,
+    ) {
+        run(sim, config, &body.repeat(times), 8);
+    }
+
     /// Short ones, checked in full after each operation.
     #[test]
     fn each_step_leaves_everything_in_order(

@@ -1,12 +1,14 @@
-//! Going home: free pages return to where their handle was mapped first, in a valley of what is live
-//! (see `heap/valley.rs`). The handle is mapped at both places, so it takes no driver call.
+//! Pages that return to where they were, which takes no driver call since their handles are mapped
+//! there still: home, to where they were mapped first, in a valley of what is live (see
+//! `heap/valley.rs`); and to the place that a request had the time before (see `heap/recall.rs`).
 
+use super::survey::Window;
 use crate::allocator::Allocator;
 use crate::allocator::slow::Quest;
 use crate::driver::Driver;
 use crate::heap::Pages;
 use crate::pages::{MappingAt, PageStore, Piece};
-use crate::units::PAGE;
+use crate::units::{GRANULE, Kind, PAGE};
 
 /// Mappings that are looked at in one slow path.
 const LOOKS: usize = 1024;
@@ -28,6 +30,33 @@ impl<D: Driver> Allocator<D> {
         let mut core = quest.heap.lock();
         core.went_home(&quest.heap.counters, strays);
         quest.device.totals.sum_up(&quest.heap, &mut core.thresholds);
+    }
+
+    /// Serves a request at the place that it had the time before, if all pages that are missing there
+    /// are mapped there and free; not while another thread's slow path is underway.
+    pub(in crate::allocator) fn return_to_place(&self, quest: &Quest<'_>) -> Option<u64> {
+        let Quest { device, ref heap, term, fit, .. } = *quest;
+        if fit.kind != Kind::Large || fit.align != GRANULE {
+            return None;
+        }
+        let mut store = device.pages.as_ref()?.try_lock()?;
+        let core = heap.lock();
+        if !core.is_term(term) {
+            return None;
+        }
+        let (segment, start) = core.recalled_place(fit.units)?;
+        drop(core);
+        let arena = store.arena_of(heap.id, segment)?;
+        if store.arena(arena).kind != Kind::Large {
+            return None;
+        }
+        let window = Window::survey(&store, quest, arena, start, fit.units)?;
+        if !window.empty.is_empty() {
+            return None;
+        }
+        let address = self.carry(&mut store, quest, &window, Vec::new()).ok()?;
+        heap.lock().has_strays();
+        Some(address)
     }
 
     /// Lets the free pages at a mapping go home.
