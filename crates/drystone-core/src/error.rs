@@ -30,6 +30,16 @@ pub enum AllocError {
         /// The alignment asked for, in bytes.
         align: u64,
     },
+    /// Bytes at a certain address were asked for, and they are not free.
+    #[error("{size} bytes at {address:#x} are not free in {pool}")]
+    NotFree {
+        /// The address asked for.
+        address: u64,
+        /// The bytes asked for.
+        size: u64,
+        /// The pool that was to have them.
+        pool: PoolId,
+    },
     /// There is no such device.
     #[error(transparent)]
     Device(#[from] InvalidDevice),

@@ -78,6 +78,8 @@ pub(crate) struct History {
 struct Ring {
     events: VecDeque<HistoryEvent>,
     capacity: usize,
+    /// How many events were ever added: the number of the next.
+    added: u64,
 }
 
 impl History {
@@ -114,10 +116,19 @@ impl History {
             ring.events.pop_front();
         }
         ring.events.push_back(event);
+        ring.added += 1;
     }
 
     /// What the ring holds, oldest first.
     pub(crate) fn events(&self) -> Vec<HistoryEvent> {
-        self.ring.lock().events.iter().copied().collect()
+        self.since(0).0
+    }
+
+    /// Likewise those with a number of at least `number`, and the number of the next event.
+    pub(crate) fn since(&self, number: u64) -> (Vec<HistoryEvent>, u64) {
+        let ring = self.ring.lock();
+        let oldest = ring.added - ring.events.len() as u64;
+        let known = number.saturating_sub(oldest).min(ring.events.len() as u64);
+        (ring.events.range(known as usize..).copied().collect(), ring.added)
     }
 }

@@ -14,6 +14,7 @@ mod release;
 mod relocate;
 mod remap;
 mod report;
+mod restore;
 mod slow;
 mod spill;
 

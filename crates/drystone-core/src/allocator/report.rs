@@ -210,6 +210,12 @@ impl<D: Driver> Allocator<D> {
     pub fn history(&self) -> Vec<HistoryEvent> {
         self.history.events()
     }
+
+    /// The events kept that were written as number `number` or later, and the number of the next:
+    /// with it the caller asks for what came since. They are numbered from 0.
+    pub fn history_since(&self, number: u64) -> (Vec<HistoryEvent>, u64) {
+        self.history.since(number)
+    }
 }
 
 /// What a block's bytes are doing, and what its owner asked for; none where there is no memory.

@@ -1,7 +1,7 @@
 //! Finding a free block for a request, and cutting it to size.
 
-use super::HeapCore;
-use crate::block::{Block, BlockIndex, State};
+use super::{Handed, Heap, HeapCore};
+use crate::block::{Block, BlockIndex, NONE, State};
 use crate::units::{GRANULE_SHIFT, Kind};
 
 /// Which free blocks a request may take, and when the rest is split off. Sizes in granules.
@@ -142,5 +142,35 @@ impl HeapCore {
         self.blocks[next].prev = tail;
         self.segment_mut(segment).started(offset, offset + units, tail);
         tail
+    }
+}
+
+impl Heap {
+    /// Hands out the block that starts at `address`, counted. None if the bytes there are not all
+    /// free, or belong to blocks of the other kind.
+    pub(crate) fn hand_out_exactly(
+        &self,
+        core: &mut HeapCore,
+        segment: u32,
+        address: u64,
+        fit: &Fit,
+    ) -> Option<Handed> {
+        core.unpark(fit.kind);
+        let found = core.segments.get(segment as usize)?.as_ref()?;
+        let offset = address.checked_sub(found.base).filter(|&offset| offset < found.bytes())?;
+        if found.kind != fit.kind {
+            return None;
+        }
+        let granule = (offset >> GRANULE_SHIFT) as u32;
+        let index = found.around(granule, &core.blocks);
+        if index == NONE {
+            return None;
+        }
+        let block = &core.blocks[index];
+        if block.state() != State::Free || block.end() - granule < fit.units {
+            return None;
+        }
+        let (index, address) = core.carve(index, &fit.in_arena(), granule - block.offset);
+        Some(self.count(core, index, address, fit))
     }
 }

@@ -19,6 +19,7 @@ mod pressure;
 mod races;
 mod random;
 mod relocate;
+mod restore;
 mod spill;
 mod statistics;
 mod streams;
