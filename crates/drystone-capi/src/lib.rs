@@ -1,0 +1,42 @@
+//! Drystone for C: `libdrystone.so`, described by `include/drystone.h`, and torch's entry points.
+//!
+//! # Rules that every function keeps
+//!
+//! * It answers a status, or what cannot fail. Nothing but a status crosses the boundary: a panic is
+//!   caught and becomes `DRYSTONE_INTERNAL`.
+//! * Why a call failed is the thread's last error (`drystone_last_error`), which is built only then.
+//! * A pointer that may not be NULL is checked for it.
+//!
+//! # Safety
+//!
+//! Functions that take pointers are `unsafe`, all for the same reasons, which is why they do not each
+//! say so: a pointer that is not NULL must be to what its type says, alive and, where the function
+//! writes, writable; texts end with a 0; an allocator is not destroyed while another thread uses it; a
+//! stream is a live one of the device, and `drystone_stream_ends` is called before it is destroyed.
+#![allow(non_camel_case_types, clippy::missing_safety_doc)]
+
+pub mod allocator;
+pub mod backend;
+pub mod config;
+pub mod process;
+pub mod status;
+pub mod torch;
+
+use std::ffi::c_char;
+
+/// The version of the binary interface that this header describes. It changes when programs have to be
+/// compiled again; functions and fields at the end of structs that carry their size come without.
+pub const DRYSTONE_ABI_VERSION: u32 = 1;
+
+/// The version of the binary interface that the library has. A program that was compiled with another
+/// `DRYSTONE_ABI_VERSION` must not go on.
+#[unsafe(no_mangle)]
+pub extern "C" fn drystone_abi_version() -> u32 {
+    DRYSTONE_ABI_VERSION
+}
+
+/// The library's version, such as "0.1.0". Valid for ever.
+#[unsafe(no_mangle)]
+pub extern "C" fn drystone_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}

@@ -1,0 +1,2 @@
+//! torch's entry points (`drystone_torch_*`): what `CUDAPluggableAllocator` calls, over the allocator of
+//! the process.
