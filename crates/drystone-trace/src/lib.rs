@@ -25,6 +25,7 @@ mod csv;
 mod dropped;
 mod error;
 mod event;
+mod form;
 mod input;
 mod limits;
 mod pickle;

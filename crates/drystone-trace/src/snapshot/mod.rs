@@ -5,6 +5,7 @@ mod keys;
 mod stacks;
 mod to_trace;
 mod view;
+mod write;
 
 use crate::error::TraceError;
 use crate::input::Input;

@@ -9,6 +9,13 @@ use crate::limits::{Budget, Exceeded};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StackId(u32);
 
+impl StackId {
+    /// The number itself.
+    pub(super) fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// A line of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Frame<'a> {
