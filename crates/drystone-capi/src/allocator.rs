@@ -1,12 +1,16 @@
 //! Allocators of the C interface: made and destroyed, and what every program calls most: allocate and
 //! free.
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 
-use drystone_core::{Allocator, DeviceId, Request, StreamId};
+use drystone_core::{Allocator, CallbackId, DeviceId, InvalidDevice, Request, StreamId};
+
+use parking_lot::Mutex;
 
 use crate::backend::Backend;
 use crate::config::{Setup, drystone_config_t};
+use crate::pools::drystone_pool_t;
 use crate::process;
 use crate::status::{DRYSTONE_OK, Failure, call, drystone_status_t, guarded, report};
 
@@ -16,6 +20,27 @@ pub type drystone_stream_t = u64;
 /// A caching allocator for the devices of a process. Any number of threads may use it at once.
 pub struct drystone_allocator_t {
     core: Allocator<Backend>,
+    /// The program's callbacks by the numbers that it knows.
+    pub(crate) callbacks: Callbacks,
+}
+
+/// Callbacks by number.
+#[derive(Default)]
+pub(crate) struct Callbacks(Mutex<(u64, BTreeMap<u64, CallbackId>)>);
+
+impl Callbacks {
+    /// The number of a callback that was registered. Numbers start at 1 and do not repeat.
+    pub(crate) fn add(&self, id: CallbackId) -> u64 {
+        let (last, known) = &mut *self.0.lock();
+        *last += 1;
+        known.insert(*last, id);
+        *last
+    }
+
+    /// Forgets a number.
+    pub(crate) fn take(&self, number: u64) -> Option<CallbackId> {
+        self.0.lock().1.remove(&number)
+    }
 }
 
 impl drystone_allocator_t {
@@ -23,13 +48,19 @@ impl drystone_allocator_t {
     pub fn new(setup: Setup) -> Result<drystone_allocator_t, Failure> {
         let backend = Backend::open(setup.choice, setup.sim)?;
         let core = Allocator::new(backend, setup.config)?;
-        Ok(drystone_allocator_t { core })
+        Ok(drystone_allocator_t { core, callbacks: Callbacks::default() })
     }
 
     /// Rust's allocator below.
     #[inline]
     pub fn core(&self) -> &Allocator<Backend> {
         &self.core
+    }
+
+    /// The device of that index.
+    pub fn device(&self, index: i32) -> Result<DeviceId, Failure> {
+        let (device, count) = (DeviceId(index as u32), self.core.device_count());
+        if device.0 < count { Ok(device) } else { Err(InvalidDevice { device, count }.into()) }
     }
 }
 
@@ -183,5 +214,24 @@ pub unsafe extern "C" fn drystone_free_on(
         let allocator = unsafe { named(allocator) }?;
         let device = DeviceId(device as u32);
         Ok(allocator.core.free_on(pointer as u64, device, StreamId(stream))?)
+    })
+}
+
+/// Hands out exactly the `size` bytes at `address`, which are to be free memory of this pool, as after
+/// every block of a captured graph's pool was freed. Fails if they are used, have no memory behind them or
+/// are another pool's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn drystone_allocate_at(
+    allocator: *mut drystone_allocator_t,
+    address: *mut c_void,
+    size: usize,
+    device: i32,
+    pool: drystone_pool_t,
+) -> drystone_status_t {
+    call("drystone_allocate_at", || {
+        // SAFETY: the header's rule for allocators.
+        let core = unsafe { named(allocator) }?.core();
+        let (address, device) = (address as u64, DeviceId(device as u32));
+        Ok(core.allocate_at(address, size as u64, device, pool.into())?)
     })
 }

@@ -17,9 +17,17 @@
 
 pub mod allocator;
 pub mod backend;
+pub mod blocks;
+pub mod callbacks;
 pub mod config;
+pub mod history;
+pub mod limits;
+pub mod pools;
 pub mod process;
+pub mod snapshot;
+pub mod stats;
 pub mod status;
+pub mod text;
 pub mod torch;
 
 use std::ffi::c_char;

@@ -87,7 +87,9 @@ impl From<AllocError> for Failure {
             AllocError::Driver(error) => return error.into(),
             // More than any device has is more than this one has.
             AllocError::OutOfMemory(_) | AllocError::TooLarge { .. } => DRYSTONE_OUT_OF_MEMORY,
-            AllocError::BadAlignment { .. } => DRYSTONE_INVALID_ARGUMENT,
+            AllocError::BadAlignment { .. } | AllocError::NotFree { .. } => {
+                DRYSTONE_INVALID_ARGUMENT
+            }
             _ => DRYSTONE_NOT_SUPPORTED,
         };
         Failure::new(status, error.to_string())
