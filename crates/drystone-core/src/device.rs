@@ -108,6 +108,8 @@ pub(crate) struct Device {
     pub(crate) counters: DeviceCounters,
     /// The book of pages, where memory is mapped and not taken in segments.
     pub(crate) pages: Option<Mutex<PageStore>>,
+    /// The devices that may use its pages, itself first. Changed under the lock of the pages.
+    accessors: RwLock<Vec<DeviceId>>,
 }
 
 /// No limit.
@@ -132,7 +134,17 @@ impl Device {
             totals: Totals::new(),
             counters: DeviceCounters::default(),
             pages: maps.then(Mutex::default),
+            accessors: RwLock::new(vec![id]),
         }
+    }
+
+    /// The devices that may use its pages.
+    pub(crate) fn accessors(&self) -> Vec<DeviceId> {
+        self.accessors.read().clone()
+    }
+
+    pub(crate) fn set_accessors(&self, accessors: Vec<DeviceId>) {
+        *self.accessors.write() = accessors;
     }
 
     /// Bytes held of the device.

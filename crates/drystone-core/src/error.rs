@@ -231,6 +231,30 @@ pub enum PointerError {
     },
 }
 
+/// Why memory could not be shared with another device or process. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShareError {
+    /// The address is not that of a live block, or nothing was imported there.
+    #[error(transparent)]
+    Pointer(#[from] PointerError),
+    /// The block's memory was taken from the driver in a way that cannot be exported.
+    #[error(
+        "{pointer:#x} lies in memory that no other process can import: exporting was not allowed when \
+         the memory was taken, or the driver cannot do it, or the backing is malloc"
+    )]
+    NotExportable {
+        /// The address given.
+        pointer: u64,
+    },
+    /// There is no such device.
+    #[error(transparent)]
+    Device(#[from] InvalidDevice),
+    /// The driver failed.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+}
+
 /// Why a call about a movable block was refused. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

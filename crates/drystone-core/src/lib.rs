@@ -70,8 +70,8 @@ mod ticket;
 mod units;
 
 pub use allocator::{
-    Allocator, BlockInfo, BlockState, Defragment, Defragmented, MovableId, Move, MoveLimits,
-    MovePass, NewError, Request, SegmentInfo,
+    Allocator, BlockInfo, BlockState, Defragment, Defragmented, Exported, MovableId, Move,
+    MoveLimits, MovePass, NewError, Request, SegmentInfo,
 };
 pub use callbacks::{CallbackId, Pressure, Watermark};
 pub use config::{Config, ConfigError};
@@ -79,7 +79,9 @@ pub use driver::{
     DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, EventId, HandleId,
     HandleKind, ShareId, StreamId,
 };
-pub use error::{AllocError, InvalidDevice, MoveError, OutOfMemory, PointerError, PoolError};
+pub use error::{
+    AllocError, InvalidDevice, MoveError, OutOfMemory, PointerError, PoolError, ShareError,
+};
 pub use history::{Action, HistoryEvent};
 pub use pool::{PoolId, Purpose};
 pub use stats::{DeviceStats, DriverStats, MemoryStats, Metric, Stat};

@@ -45,6 +45,9 @@ struct Thrift {
     /// The usual handle, as a part of what is reserved, and in pages at least.
     handle_part: f64,
     handle_min: u32,
+    /// How many pages more may be stranded at the place of the time before than at the best. Places
+    /// that come again save driver calls; too much of it takes memory.
+    recall_loss: f32,
     /// What is taken at once while there is ample room, as a part of what is reserved.
     growth_part: f64,
 }
@@ -52,15 +55,27 @@ struct Thrift {
 impl Thrift {
     fn of(reserve: Reserve) -> Thrift {
         match reserve {
-            Reserve::Lean => {
-                Thrift { slack: 0.01, handle_part: 0.003, handle_min: 2, growth_part: 0.003 }
-            }
-            Reserve::Balanced => {
-                Thrift { slack: 0.0375, handle_part: 0.025, handle_min: 6, growth_part: 0.02 }
-            }
-            Reserve::Fast => {
-                Thrift { slack: f64::INFINITY, handle_part: 0.02, handle_min: 8, growth_part: 0.02 }
-            }
+            Reserve::Lean => Thrift {
+                slack: 0.01,
+                handle_part: 0.003,
+                handle_min: 2,
+                growth_part: 0.003,
+                recall_loss: 3.0,
+            },
+            Reserve::Balanced => Thrift {
+                slack: 0.035,
+                handle_part: 0.025,
+                handle_min: 6,
+                growth_part: 0.02,
+                recall_loss: 5.0,
+            },
+            Reserve::Fast => Thrift {
+                slack: f64::INFINITY,
+                handle_part: 0.02,
+                handle_min: 8,
+                growth_part: 0.02,
+                recall_loss: f32::INFINITY,
+            },
         }
     }
 }
@@ -142,6 +157,7 @@ impl Policy {
             requested: size,
             align,
             rule: self.rule,
+            recall_loss: self.thrift.recall_loss,
         }
     }
 

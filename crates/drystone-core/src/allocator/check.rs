@@ -53,7 +53,8 @@ impl<D: Driver> Allocator<D> {
                     store.check().map_err(|what| format!("{}: {what}", device.id))?;
                     self.check_homes(&store)?;
                     (
-                        store.stranded_bytes(HandleKind::Device),
+                        store.stranded_bytes(HandleKind::Device)
+                            + store.stranded_bytes(HandleKind::Exportable),
                         store.stranded_bytes(HandleKind::Host),
                     )
                 }

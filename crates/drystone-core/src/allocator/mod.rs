@@ -8,6 +8,7 @@ mod check;
 mod defragment;
 mod lend;
 mod limits;
+mod peers;
 mod pins;
 mod pools;
 mod release;
@@ -15,11 +16,14 @@ mod relocate;
 mod remap;
 mod report;
 mod restore;
+mod share;
 mod slow;
 mod spill;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
 
 use crate::block::State;
 use crate::callbacks::Callbacks;
@@ -39,6 +43,7 @@ use crate::units::{GRANULE, MAX_ALIGN, MAX_REQUEST, PAGE};
 pub use defragment::{Defragment, Defragmented};
 pub use relocate::{MovableId, Move, MoveLimits, MovePass};
 pub use report::{BlockInfo, BlockState, SegmentInfo};
+pub use share::Exported;
 
 /// A request for memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +78,9 @@ pub struct Allocator<D: Driver> {
     takes_notes: AtomicBool,
     callbacks: Callbacks,
     movables: relocate::Movables,
+    /// Whether new memory is to be such that other processes can import it.
+    exportable: AtomicBool,
+    imports: Mutex<share::Imports>,
 }
 
 /// Why an allocator could not be made.
@@ -121,6 +129,8 @@ impl<D: Driver> Allocator<D> {
             table: AddressTable::new(),
             callbacks: Callbacks::default(),
             movables: relocate::Movables::default(),
+            exportable: AtomicBool::new(false),
+            imports: Mutex::default(),
         };
         for device in &allocator.devices {
             // Whether or not the application listens, whoever reads the log is told.

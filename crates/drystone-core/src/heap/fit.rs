@@ -27,6 +27,9 @@ pub(crate) struct Fit {
     /// Alignment of the address in bytes, at least a granule.
     pub(crate) align: u64,
     pub(crate) rule: SplitRule,
+    /// How many pages more may be stranded where the request was placed the time before than where
+    /// the fewest are.
+    pub(crate) recall_loss: f32,
 }
 
 impl Fit {

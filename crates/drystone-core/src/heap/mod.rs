@@ -26,7 +26,6 @@ pub(crate) use give::{Given, Located};
 pub(crate) use holes::{FreeRun, Pages};
 use recall::Recalled;
 pub(crate) use segments::{IdleSegment, Segment};
-use strand::Choice;
 pub(crate) use strand::Spot;
 
 use crate::bins::Bins;
@@ -162,14 +161,12 @@ impl Heap {
         }
         let recalled =
             if fit.align == GRANULE { core.recalled(fit.units) } else { Recalled::Nothing };
-        let (index, skip) = match recalled {
-            Recalled::Free(index, skip) => (index, skip),
+        let before = match recalled {
+            Recalled::Free(index, skip) => Some((index, skip)),
             Recalled::Away if insists => return None,
-            _ => {
-                let Choice { index, upper_end } = core.find_place(fit, &self.counters)?;
-                (index, if upper_end { core.upper_part(index, fit) } else { 0 })
-            }
+            Recalled::Away | Recalled::Nothing => None,
         };
+        let (index, skip) = core.find_place(fit, before, &self.counters)?;
         let (index, address) = core.carve(index, fit, skip);
         core.note_place(index);
         Some(self.count(core, index, address, fit))

@@ -30,12 +30,8 @@ pub(crate) struct Spot {
     pub(crate) pages: u32,
 }
 
-/// A free block, and the end of it at which a block is to be put.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Choice {
-    pub(super) index: BlockIndex,
-    pub(super) upper_end: bool,
-}
+/// Where in a free block a large block is put: so many granules from its start.
+pub(super) type Place = (BlockIndex, u32);
 
 impl Segment {
     /// Pages of a range of granules that could be moved elsewhere; those that only a part of their
@@ -67,38 +63,66 @@ impl Segment {
 }
 
 impl HeapCore {
-    /// The free block of an arena for a large request, and the end of it, that strand the least.
-    /// None if nothing fits.
-    pub(super) fn find_place(&mut self, fit: &Fit, counters: &HeapCounters) -> Option<Choice> {
+    /// Where a large request goes in the arenas: where the least is stranded, or where it was the
+    /// time before if that is hardly worse. None if nothing fits.
+    pub(super) fn find_place(
+        &mut self,
+        fit: &Fit,
+        before: Option<Place>,
+        counters: &HeapCounters,
+    ) -> Option<Place> {
         self.unpark(Kind::Large);
-        let now = counters.of(Kind::Large).current();
-        let (held, live) = (now[Metric::ReservedBytes as usize], now[Metric::ActiveBytes as usize]);
-        let free = 1.0 - live as f32 / held.max(1) as f32;
-        let weight = SIZE_WEIGHT * (1.0 + FREE_WEIGHT * free);
+        let weight = size_weight(counters);
+        let (loss, best) = self.least_stranding(fit, weight)?;
+        let close = |&(index, skip): &Place| {
+            let left = self.blocks[index].units - fit.units;
+            left == 0 || self.loss(index, skip, left - skip, weight) <= loss + fit.recall_loss
+        };
+        Some(before.filter(close).unwrap_or(best))
+    }
+
+    /// What putting a block so many granules from the start and the end of a free block strands, in
+    /// pages; larger free blocks count as if they stranded more.
+    fn loss(&self, index: BlockIndex, before: u32, behind: u32, weight: f32) -> f32 {
+        let block = &self.blocks[index];
+        let arena = self.segment(block.segment());
+        let (start, end) = (block.offset, block.end());
+        let units = (block.units - before - behind) as f32;
+        arena.movable(start, end)
+            - units / GRANULES_PER_PAGE as f32
+            - arena.movable(start, start + before)
+            - arena.movable(end - behind, end)
+            + weight * (block.units as f32 / units).log2()
+    }
+
+    /// The free block and the end of it that strand the least, and what they strand.
+    fn least_stranding(&self, fit: &Fit, weight: f32) -> Option<(f32, Place)> {
         let units = fit.units_to_find();
         let blocks = self.blocks.as_slice();
-        let mut best: Option<(f32, Choice)> = None;
+        let mut best: Option<(f32, Place)> = None;
         let fitting = self.bins[Kind::Large as usize].smallest_first(blocks, units);
         for index in fitting.take(LOOKS) {
             let block = &blocks[index as usize];
-            let choice = Choice { index, upper_end: false };
-            if block.units == fit.units {
-                return Some(best.filter(|(loss, _)| *loss < 0.0).map_or(choice, |(_, c)| c));
+            let (whole, lower_end) = (block.units == fit.units, (0.0, (index, 0)));
+            if whole || !self.segment(block.segment()).is_arena() {
+                return best.filter(|(loss, _)| whole && *loss < 0.0).or(Some(lower_end));
             }
-            let arena = self.segment(block.segment());
-            if !arena.is_arena() {
-                return Some(choice);
-            }
-            let (start, end) = (block.offset, block.end());
-            let all = arena.movable(start, end) - units as f32 / GRANULES_PER_PAGE as f32;
-            let size = weight * (block.units as f32 / units as f32).log2();
-            let lower = all - arena.movable(start + units, end) + size;
-            let upper = all - arena.movable(start, end - units) + size + UPPER_END;
-            let loss = lower.min(upper);
-            if best.is_none_or(|(least, _)| loss < least) {
-                best = Some((loss, Choice { index, upper_end: upper < lower }));
+            let left = block.units - units;
+            let lower = self.loss(index, 0, left, weight);
+            let upper = self.loss(index, left, 0, weight) + UPPER_END;
+            if best.is_none_or(|(least, _)| lower.min(upper) < least) {
+                let skip = if upper < lower { self.upper_part(index, fit) } else { 0 };
+                best = Some((lower.min(upper), (index, skip)));
             }
         }
-        best.map(|(_, choice)| choice)
+        best
     }
+}
+
+/// What a free block twice as large as needed counts, in pages: the more is free, the more.
+fn size_weight(counters: &HeapCounters) -> f32 {
+    let now = counters.of(Kind::Large).current();
+    let (held, live) = (now[Metric::ReservedBytes as usize], now[Metric::ActiveBytes as usize]);
+    let free = 1.0 - live as f32 / held.max(1) as f32;
+    SIZE_WEIGHT * (1.0 + FREE_WEIGHT * free)
 }

@@ -190,6 +190,14 @@ impl PageStore {
         self.arenas.iter().map(|(at, arena)| (at as u32, arena))
     }
 
+    /// What is mapped: address and bytes.
+    pub(crate) fn mapped(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.mappings.iter().map(|(_, mapping)| {
+            let address = self.arena(mapping.arena).address(mapping.first);
+            (address, self.handle(mapping.handle).bytes())
+        })
+    }
+
     /// Whether anything is mapped in an arena.
     pub(crate) fn is_bare(&self, at: ArenaAt) -> bool {
         let arena = self.arena(at);

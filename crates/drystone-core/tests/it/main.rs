@@ -20,6 +20,7 @@ mod races;
 mod random;
 mod relocate;
 mod restore;
+mod share;
 mod spill;
 mod statistics;
 mod streams;

@@ -12,7 +12,9 @@ use super::survey::Window;
 use crate::allocator::Allocator;
 use crate::allocator::slow::{NoSegment, Quest};
 use crate::device::Device;
-use crate::driver::{Driver, DriverError, DriverErrorKind, HandleKind, StreamId};
+use crate::driver::{
+    DeviceId, Driver, DriverError, DriverErrorKind, HandleId, HandleKind, StreamId,
+};
 use crate::heap::{Heap, HeapCore, Pages};
 use crate::history::Action;
 use crate::pages::{HandleAt, MappingAt, PageStore, Piece};
@@ -209,7 +211,7 @@ impl<D: Driver> Allocator<D> {
     ) -> Result<(), NoSegment> {
         let device = quest.device;
         let spills = quest.heap.lock().spills();
-        let kind = if spills { HandleKind::Host } else { HandleKind::Device };
+        let kind = self.kind_of_new(spills);
         let mut left = part.filling.new;
         while let Some(spare) = store.take_spare(kind, left) {
             left -= store.handle(spare).pages();
@@ -220,8 +222,8 @@ impl<D: Driver> Allocator<D> {
             if !device.hold(kind, bytes) {
                 return Err(NoSegment::Full);
             }
-            match self.driver.handle_create(device.id, bytes, kind) {
-                Ok(id) => part.made.push(store.add_handle(id, kind, count)),
+            match self.make_handle(device.id, bytes, kind) {
+                Ok((id, kind)) => part.made.push(store.add_handle(id, kind, count)),
                 Err(error) => {
                     device.unhold(kind, bytes);
                     return Err(match error.kind {
@@ -237,6 +239,33 @@ impl<D: Driver> Allocator<D> {
             }
         }
         Ok(())
+    }
+
+    fn kind_of_new(&self, spills: bool) -> HandleKind {
+        match (spills, self.exportable.load(Ordering::Relaxed)) {
+            (true, _) => HandleKind::Host,
+            (false, true) => HandleKind::Exportable,
+            (false, false) => HandleKind::Device,
+        }
+    }
+
+    /// Makes a handle of this kind, or of memory that cannot be shared where the driver shares none.
+    fn make_handle(
+        &self,
+        device: DeviceId,
+        bytes: u64,
+        kind: HandleKind,
+    ) -> Result<(HandleId, HandleKind), DriverError> {
+        match self.driver.handle_create(device, bytes, kind) {
+            Err(error)
+                if kind == HandleKind::Exportable
+                    && error.kind == DriverErrorKind::NotSupported =>
+            {
+                self.exportable.store(false, Ordering::Relaxed);
+                self.make_handle(device, bytes, HandleKind::Device)
+            }
+            made => made.map(|id| (id, kind)),
+        }
     }
 
     /// Maps what fills a part: the pieces and where they are mapped now.
@@ -274,8 +303,8 @@ impl<D: Driver> Allocator<D> {
             let end = last.first + store.handle(last.handle).pages();
             let address = store.arena(window.arena).address(first.first);
             let bytes = u64::from(end - first.first) * PAGE;
-            let own = [quest.device.id];
-            result = self.driver.set_access(quest.device.id, address, bytes, &own);
+            let accessors = quest.device.accessors();
+            result = self.driver.set_access(quest.device.id, address, bytes, &accessors);
         }
         let Err(error) = result else { return Ok(mapped) };
         let awake = quest.device.outside_captures();
