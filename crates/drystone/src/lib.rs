@@ -66,7 +66,7 @@ pub use cudarc;
 pub use drystone_core as core;
 pub use drystone_core::{
     AllocError, Allocator, CallbackId, Config, ConfigError, Defragment, Defragmented, DeviceId,
-    DeviceStats, Driver, OutOfMemory, PointerError, PoolError, Pressure, Request, StreamId,
+    DeviceStats, Driver, Metric, OutOfMemory, PointerError, PoolError, Pressure, Request, StreamId,
     Watermark,
 };
 pub use drystone_cuda as cuda;
