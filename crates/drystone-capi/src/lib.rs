@@ -24,6 +24,7 @@ pub mod history;
 pub mod limits;
 pub mod pools;
 pub mod process;
+pub mod sharing;
 pub mod snapshot;
 pub mod stats;
 pub mod status;
