@@ -239,14 +239,14 @@ fn assert_settled(reserve: &str, prefetches: bool, least: [usize; 2]) {
 
 #[test]
 fn one_stream_settles() {
-    assert_settled("lean", false, [9, 18]);
-    assert_settled("balanced", false, [15, 19]);
+    assert_settled("lean", false, [4, 18]);
+    assert_settled("balanced", false, [9, 19]);
     assert_settled("fast", false, [13, 19]);
 }
 
 #[test]
 fn two_streams_settle() {
-    assert_settled("lean", true, [9, 14]);
-    assert_settled("balanced", true, [8, 16]);
-    assert_settled("fast", true, [11, 19]);
+    assert_settled("lean", true, [5, 13]);
+    assert_settled("balanced", true, [5, 16]);
+    assert_settled("fast", true, [10, 19]);
 }
