@@ -50,8 +50,9 @@ from drystone._memory import (
 from drystone._callbacks import Callback, MemoryShortage, Pressure, on_out_of_memory, on_pressure
 from drystone._history import history, save_snapshot, save_trace, snapshot, trace
 from drystone._summary import memory_summary
+from drystone._version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Callback",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from ctypes import Structure, c_bool, c_int32, c_uint64
+from ctypes import Structure, c_bool, c_int32, c_size_t, c_uint64
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -38,6 +37,36 @@ class MemoryShortage(NamedTuple):
     """What nobody holds."""
     device_total: int
     """What the device has."""
+
+
+class _RawPressure(Structure):
+    """``drystone_pressure_t``."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("device", c_int32),
+        ("reserved", c_uint64),
+        ("watermark", c_uint64),
+        ("limit", c_uint64),
+    ]
+
+
+class _RawShortage(Structure):
+    """``drystone_out_of_memory_t``."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("device", c_int32),
+        ("capturing", c_bool),
+        ("stream", c_uint64),
+        ("pool", _library.Pool),
+        ("asked", c_uint64),
+        ("segment", c_uint64),
+        ("live", c_uint64),
+        ("reserved", c_uint64),
+        ("device_free", c_uint64),
+        ("device_total", c_uint64),
+    ]
 
 
 class Callback:

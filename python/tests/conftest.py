@@ -1,0 +1,95 @@
+"""What the tests share: the simulated device, and programs in processes of their own, since a process
+has one allocator and its settings are fixed once it is in use."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("DRYSTONE_DEVICE", "sim")
+
+SETTINGS = ("DRYSTONE_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+MIB = 1 << 20
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def run_program(
+    *arguments: str, environment: dict[str, str] | None = None, fails: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Runs Python with these arguments and without the settings around it; it has to succeed, or with
+    ``fails`` to fail."""
+    around = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=around | {"DRYSTONE_DEVICE": "sim"} | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done
+
+
+def run_code(code: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Runs a piece of code in a process of its own; see :func:`run_program`."""
+    return run_program("-c", textwrap.dedent(code), **options)  # type: ignore[arg-type]
+
+
+class Blocks:
+    """Blocks of the process's allocator that are freed at the end of a test."""
+
+    def __init__(self) -> None:
+        self._live: list[int] = []
+
+    def take(self, size: int, device: int = 0, stream: int = 0) -> int:
+        from drystone import _library
+
+        out = ctypes.c_void_p()
+        _library.call("drystone_allocate", size, device, stream, ctypes.byref(out))
+        assert out.value
+        self._live.append(out.value)
+        return out.value
+
+    def give(self, address: int) -> None:
+        from drystone import _library
+
+        self._live.remove(address)
+        _library.call("drystone_free", address)
+
+    def give_all(self) -> None:
+        for address in list(self._live):
+            self.give(address)
+
+
+@pytest.fixture
+def blocks() -> Iterator[Blocks]:
+    import drystone
+
+    taken = Blocks()
+    yield taken
+    taken.give_all()
+    drystone.history(0)
+    drystone.limit(None)
+    drystone.empty_cache()
+    drystone.reset_peak_stats()
+    drystone.reset_stats()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], str]:
+    """Writes a script to a file of the test: its path."""
+
+    def write(code: str) -> str:
+        path = tmp_path / "script.py"
+        path.write_text(textwrap.dedent(code))
+        return str(path)
+
+    return write
