@@ -1,0 +1,337 @@
+// Requests, frees, limits and figures: the part of the allocator that every program uses.
+#include "allocator.h"
+
+#include <c10/core/impl/GPUTrace.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
+
+namespace drystone_torch {
+
+namespace {
+
+c10::Device cuda(DeviceIndex device) {
+  return {c10::DeviceType::CUDA, device};
+}
+
+DeviceIndex current_device() {
+  DeviceIndex device = 0;
+  C10_CUDA_CHECK(c10::cuda::GetDevice(&device));
+  return device;
+}
+
+DeviceIndex device_of(void* pointer) {
+  cudaPointerAttributes attributes{};
+  C10_CUDA_CHECK(cudaPointerGetAttributes(&attributes, pointer));
+  return static_cast<DeviceIndex>(attributes.device);
+}
+
+drystone_stats_t stats_of(DeviceIndex device) {
+  drystone_stats_t stats{};
+  stats.struct_size = sizeof stats;
+  check(library.stats(process, device, &stats));
+  return stats;
+}
+
+uint64_t current_of(const drystone_stats_t& stats, int figure) {
+  return stats.figures[figure][DRYSTONE_ALL].current;
+}
+
+// What the profiler and the sanitizer are told of a block: not called unless one of them listens.
+void tell(void* pointer, int64_t size, DeviceIndex device) {
+  if (c10::memoryProfilingEnabled()) {
+    const auto stats = stats_of(device);
+    c10::reportMemoryUsageToProfiler(
+        pointer,
+        size,
+        current_of(stats, DRYSTONE_ALLOCATED_BYTES),
+        current_of(stats, DRYSTONE_RESERVED_BYTES),
+        cuda(device));
+  }
+  if (const auto* interpreter = c10::impl::GPUTrace::get_trace(); interpreter != nullptr) {
+    const auto address = reinterpret_cast<uintptr_t>(pointer);
+    if (size > 0) {
+      (*interpreter)->trace_gpu_memory_allocation(c10::DeviceType::CUDA, address);
+    } else {
+      (*interpreter)->trace_gpu_memory_deallocation(c10::DeviceType::CUDA, address);
+    }
+  }
+}
+
+bool somebody_listens() {
+  return c10::memoryProfilingEnabled() || c10::impl::GPUTrace::haveState;
+}
+
+// Before a request fails, what torch's own parts can free is freed: memory of tensors that other
+// processes have let go of, for one.
+bool run_free_memory_callbacks(const drystone_out_of_memory_t*, void*) {
+  bool freed = false;
+  for (const auto& name : c10::FreeCudaMemoryCallbacksRegistry()->Keys()) {
+    freed |= c10::FreeCudaMemoryCallbacksRegistry()->Create(name)->Execute();
+  }
+  return freed;
+}
+
+c10::CachingAllocator::Stat stat_of(const drystone_stat_t& stat) {
+  c10::CachingAllocator::Stat out;
+  out.current = static_cast<int64_t>(stat.current);
+  out.peak = static_cast<int64_t>(stat.peak);
+  out.allocated = static_cast<int64_t>(stat.allocated);
+  out.freed = static_cast<int64_t>(stat.freed);
+  return out;
+}
+
+} // namespace
+
+Allocator& allocator() {
+  static auto* installed = new Allocator();
+  return *installed;
+}
+
+void free_block(void* pointer) {
+  if (pointer == nullptr) {
+    return;
+  }
+  if (somebody_listens()) {
+    drystone_block_t block{};
+    check(library.block(process, pointer, &block));
+    tell(pointer, -static_cast<int64_t>(block.requested), device_of(pointer));
+  }
+  if (history.watches()) {
+    history.freeing(pointer);
+  }
+  if (shared_blocks.load(std::memory_order_relaxed) > 0) {
+    end_sharing(pointer);
+  }
+  check(library.free(process, pointer));
+  if (history.watches()) {
+    history.tell_trackers();
+  }
+}
+
+void* Allocator::request(size_t size, DeviceIndex device, cudaStream_t stream) {
+  if (size == 0) {
+    return nullptr;
+  }
+  TORCH_CHECK(process != nullptr, "Drystone: memory was asked for before CUDA was initialized");
+  const bool watched = history.watches();
+  auto context = watched ? history.context_of_request() : nullptr;
+  void* pointer = nullptr;
+  const auto status = library.allocate(process, size, device, number_of(stream), &pointer);
+  if (status != DRYSTONE_OK) {
+    failed(status, size, device, stream);
+  }
+  if (watched) {
+    history.allocated(pointer, std::move(context));
+  }
+  if (somebody_listens()) {
+    tell(pointer, static_cast<int64_t>(size), device);
+  }
+  return pointer;
+}
+
+void Allocator::failed(
+    drystone_status_t status,
+    size_t size,
+    DeviceIndex device,
+    cudaStream_t stream) {
+  const std::string message = library.last_error();
+  TORCH_CHECK(status == DRYSTONE_OUT_OF_MEMORY, message);
+  uint64_t free = 0;
+  uint64_t total = 0;
+  // Without the figures the error is still one.
+  library.memory_info(process, device, &free, &total);
+  history.out_of_memory();
+  const auto stats = stats_of(device);
+  const auto allocated = current_of(stats, DRYSTONE_ALLOCATED_BYTES);
+  c10::reportOutOfMemoryToProfiler(
+      static_cast<int64_t>(size),
+      allocated,
+      current_of(stats, DRYSTONE_RESERVED_BYTES),
+      cuda(device));
+  std::vector<native::OutOfMemoryObserver> observers;
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    observers = observers_;
+  }
+  for (const auto& observer : observers) {
+    observer(device, size, total, free);
+  }
+  // Programs look for torch's words in the text.
+  TORCH_CHECK_WITH(
+      OutOfMemoryError,
+      false,
+      "CUDA out of memory. Tried to allocate ",
+      c10::CachingAllocator::format_size(size),
+      " on GPU ",
+      static_cast<int>(device),
+      " for stream ",
+      number_of(stream),
+      ". Drystone: ",
+      message);
+}
+
+c10::DataPtr Allocator::allocate(size_t size) {
+  const auto device = current_device();
+  void* pointer = request(size, device, c10::cuda::getCurrentCUDAStream(device).stream());
+  return {pointer, pointer, &free_block, cuda(device)};
+}
+
+c10::DeleterFnPtr Allocator::raw_deleter() const {
+  return &free_block;
+}
+
+void Allocator::copy_data(void* dest, const void* src, std::size_t count) const {
+  C10_CUDA_CHECK(cudaMemcpy(dest, src, count, cudaMemcpyDeviceToDevice));
+}
+
+void* Allocator::raw_alloc(size_t size) {
+  const auto device = current_device();
+  return request(size, device, c10::cuda::getCurrentCUDAStream(device).stream());
+}
+
+void* Allocator::raw_alloc_with_stream(size_t size, cudaStream_t stream) {
+  return request(size, current_device(), stream);
+}
+
+void Allocator::raw_delete(void* pointer) {
+  free_block(pointer);
+}
+
+void Allocator::init(int device_count) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (process != nullptr) {
+    return;
+  }
+  drystone_allocator_t* made = nullptr;
+  check(library.process_allocator(&made));
+  uint32_t devices = 0;
+  check(library.device_count(made, &devices));
+  TORCH_CHECK(
+      static_cast<int>(devices) >= device_count,
+      "Drystone sees ", devices, " CUDA devices, torch sees ", device_count,
+      ": set DRYSTONE_DEVICE=cuda, and CUDA_VISIBLE_DEVICES before either is loaded");
+  uint64_t id = 0;
+  check(library.on_out_of_memory(made, &run_free_memory_callbacks, nullptr, &id));
+  check(library.allow_export(made));
+  process = made;
+  history.start();
+}
+
+bool Allocator::initialized() {
+  return process != nullptr;
+}
+
+std::string Allocator::name() {
+  return "drystone";
+}
+
+void Allocator::enable(bool value) {
+  TORCH_CHECK(
+      value,
+      "caching_allocator_enable(False): under Drystone requests cannot go past the cache, since torch's "
+      "allocator, which would serve them, is not in use. Unset what turns it off, or do not install Drystone");
+}
+
+bool Allocator::isEnabled() const {
+  return true;
+}
+
+double Allocator::getMemoryFraction(DeviceIndex device) {
+  uint64_t limit = 0;
+  uint64_t free = 0;
+  uint64_t total = 0;
+  check(library.limit(process, device, &limit));
+  check(library.memory_info(process, device, &free, &total));
+  return limit == 0 || limit >= total ? 1.0
+                                      : static_cast<double>(limit) / static_cast<double>(total);
+}
+
+void Allocator::setMemoryFraction(double fraction, DeviceIndex device) {
+  TORCH_CHECK(
+      0 <= fraction && fraction <= 1, "invalid fraction: ", fraction, ". Please set within [0, 1].");
+  check(library.set_memory_fraction(process, device, fraction));
+}
+
+void Allocator::emptyCache(MempoolId_t pool) {
+  if (process == nullptr) {
+    return;
+  }
+  if (pool == MempoolId_t{0, 0}) {
+    check(library.empty_cache(process, -1, nullptr));
+  } else {
+    uint32_t devices = 0;
+    check(library.device_count(process, &devices));
+    for (uint32_t device = 0; device < devices; ++device) {
+      const auto status =
+          library.empty_pool(process, static_cast<int32_t>(device), pool_of(pool), nullptr);
+      // A pool is known where it was used; torch names no device.
+      if (status != DRYSTONE_POOL_ERROR) {
+        check(status);
+      }
+    }
+  }
+  if (history.watches()) {
+    history.tell_trackers();
+  }
+}
+
+void Allocator::recordStream(const c10::DataPtr& pointer, c10::cuda::CUDAStream stream) {
+  // A tensor without elements has no memory, and one from another process or from the user's own
+  // buffer has memory that is not Drystone's.
+  if (!pointer.get() || pointer.get_deleter() != &free_block) {
+    return;
+  }
+  check(library.record_stream(process, pointer.get(), number_of(stream.stream())));
+}
+
+c10::CachingDeviceAllocator::DeviceStats Allocator::getDeviceStats(DeviceIndex device) {
+  const auto stats = stats_of(device);
+  c10::CachingDeviceAllocator::DeviceStats out;
+  c10::CachingAllocator::StatArray* const figures[] = {
+      &out.allocation,
+      &out.allocated_bytes,
+      &out.active,
+      &out.active_bytes,
+      &out.requested_bytes,
+      &out.inactive_split,
+      &out.inactive_split_bytes,
+      &out.segment,
+      &out.reserved_bytes,
+  };
+  for (size_t figure = 0; figure < std::size(figures); ++figure) {
+    for (size_t kind = 0; kind < figures[figure]->size(); ++kind) {
+      (*figures[figure])[kind] = stat_of(stats.figures[figure][kind]);
+    }
+  }
+  out.oversize_allocations = stat_of(stats.oversize_allocations);
+  out.oversize_segments = stat_of(stats.oversize_segments);
+  out.num_alloc_retries = static_cast<int64_t>(stats.num_alloc_retries);
+  out.num_ooms = static_cast<int64_t>(stats.num_ooms);
+  out.num_sync_all_streams = static_cast<int64_t>(stats.num_sync_all_streams);
+  out.num_device_alloc = static_cast<int64_t>(stats.num_device_alloc);
+  out.num_device_free = static_cast<int64_t>(stats.num_device_free);
+  out.max_split_size = static_cast<int64_t>(stats.max_split_size);
+  return out;
+}
+
+void Allocator::resetAccumulatedStats(DeviceIndex device) {
+  check(library.reset_accumulated_stats(process, device));
+}
+
+void Allocator::resetPeakStats(DeviceIndex device) {
+  check(library.reset_peak_stats(process, device));
+}
+
+std::pair<size_t, size_t> Allocator::getMemoryInfo(DeviceIndex device) {
+  uint64_t free = 0;
+  uint64_t total = 0;
+  check(library.memory_info(process, device, &free, &total));
+  return {free, total};
+}
+
+void Allocator::attachOutOfMemoryObserver(native::OutOfMemoryObserver observer) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  observers_.push_back(std::move(observer));
+}
+
+} // namespace drystone_torch

@@ -1,0 +1,1 @@
+../../../../crates/drystone-capi/include/drystone.h

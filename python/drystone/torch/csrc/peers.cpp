@@ -1,0 +1,231 @@
+// Other devices and other processes.
+#include "allocator.h"
+
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <unordered_map>
+
+namespace drystone_torch {
+
+std::atomic<size_t> shared_blocks{0};
+
+namespace {
+
+// What a process tells another of a block, as bytes: this, then a `Name` for each handle of memory.
+struct Header {
+  // A block over pages, whose handles are fetched by their file descriptors; or a segment of the driver,
+  // of which one cudaIpcMemHandle_t follows.
+  enum Kind : uint32_t { PAGES = 0x44725031, SEGMENT = 0x44725331 };
+  uint32_t kind;
+  int32_t process;
+  // Descriptors come again, numbers of sharings do not: names of different memory differ.
+  uint64_t serial;
+  uint64_t handles;
+};
+
+struct Shared {
+  std::string text;
+  std::vector<drystone_shared_handle_t> handles;
+  // The address of the first handle.
+  uint64_t base;
+};
+
+std::mutex sharing_mutex; // of what follows
+std::unordered_map<void*, Shared> shared;
+uint64_t next_serial = 0;
+std::unordered_map<std::string, std::weak_ptr<void>> opened;
+
+template <typename T>
+void append(std::string& text, const T& value) {
+  text.append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+template <typename T>
+T take(const std::string& text, size_t& at) {
+  TORCH_CHECK(at + sizeof(T) <= text.size(), "a shared tensor's handle is cut short");
+  T value;
+  std::memcpy(&value, text.data() + at, sizeof value);
+  at += sizeof value;
+  return value;
+}
+
+std::string text_of(Header::Kind kind, const std::vector<drystone_shared_handle_t>& handles) {
+  std::string text;
+  append(text, Header{kind, getpid(), next_serial++, handles.size()});
+  for (const auto& handle : handles) {
+    append(text, handle.bytes);
+    append(text, handle.fd);
+  }
+  return text;
+}
+
+// A segment of the driver, which CUDA shares itself.
+native::ShareableHandle share_segment(void* pointer, void* base) {
+  cudaIpcMemHandle_t handle;
+  C10_CUDA_CHECK(cudaIpcGetMemHandle(&handle, base));
+  // The same segment has the same text always: who gets it twice opens it once.
+  std::string text;
+  append(text, Header{Header::SEGMENT, getpid(), 0, 0});
+  append(text, handle);
+  return {static_cast<char*>(pointer) - static_cast<char*>(base), std::move(text)};
+}
+
+// A file descriptor of another process as one of this process.
+int fetch(int process_fd, const Header& header, int fd) {
+  const auto fetched = static_cast<int>(syscall(SYS_pidfd_getfd, process_fd, fd, 0));
+  TORCH_CHECK(
+      fetched >= 0,
+      "Drystone cannot fetch the memory that process ", header.process, " shares: pidfd_getfd: ",
+      std::strerror(errno),
+      ". The kernel must be 5.6 or newer, and this process must be allowed to trace that one (same user; "
+      "kernel.yama.ptrace_scope 0, or prctl(PR_SET_PTRACER) there; in a container the capability SYS_PTRACE)."
+      " With DRYSTONE_CONF=backing:malloc tensors are shared without it");
+  return fetched;
+}
+
+std::shared_ptr<void> open_pages(const Header& header, const std::string& text, size_t at) {
+  TORCH_CHECK(
+      header.process != getpid(), "a shared tensor's handle was opened by the process that made it");
+  const auto process_fd = static_cast<int>(syscall(SYS_pidfd_open, header.process, 0));
+  TORCH_CHECK(
+      process_fd >= 0,
+      "Drystone cannot reach process ", header.process, ", which shared a tensor: pidfd_open: ",
+      std::strerror(errno));
+  std::vector<drystone_shared_handle_t> handles;
+  const auto close_all = [&] {
+    for (const auto& handle : handles) {
+      close(handle.fd);
+    }
+    close(process_fd);
+  };
+  try {
+    for (uint64_t i = 0; i < header.handles; ++i) {
+      const auto bytes = take<uint64_t>(text, at);
+      const auto fd = take<int32_t>(text, at);
+      handles.push_back({bytes, fetch(process_fd, header, fd)});
+    }
+    void* address = nullptr;
+    check(library.import_handles(
+        process, c10::cuda::current_device(), handles.data(), handles.size(), &address));
+    close_all();
+    return {address, [](void* imported) {
+              // It runs when a tensor dies, and must not throw; libdrystone tries again later.
+              library.end_import(process, imported);
+            }};
+  } catch (...) {
+    close_all();
+    throw;
+  }
+}
+
+std::shared_ptr<void> open_segment(const std::string& text, size_t at) {
+  const auto handle = take<cudaIpcMemHandle_t>(text, at);
+  const auto device = c10::cuda::current_device();
+  void* address = nullptr;
+  C10_CUDA_CHECK(cudaIpcOpenMemHandle(&address, handle, cudaIpcMemLazyEnablePeerAccess));
+  return {address, [device](void* imported) {
+            const c10::cuda::CUDAGuard guard(device);
+            // At the end of the process CUDA may be gone, and the mapping with it.
+            C10_CUDA_CHECK_WARN(cudaIpcCloseMemHandle(imported));
+          }};
+}
+
+} // namespace
+
+void end_sharing(void* pointer) {
+  std::lock_guard<std::mutex> guard(sharing_mutex);
+  if (const auto found = shared.extract(pointer)) {
+    for (const auto& handle : found.mapped().handles) {
+      close(handle.fd);
+    }
+    shared_blocks = shared.size();
+  }
+}
+
+// `device` gets access to the memory of `peer`.
+void Allocator::enablePeerAccess(DeviceIndex device, DeviceIndex peer) {
+  const c10::cuda::CUDAGuard guard(device);
+  const auto error = C10_CUDA_ERROR_HANDLED(cudaDeviceEnablePeerAccess(peer, 0));
+  if (error == cudaErrorPeerAccessAlreadyEnabled) {
+    (void)cudaGetLastError();
+  } else {
+    C10_CUDA_CHECK(error);
+  }
+  check(library.enable_peer_access(process, peer, device));
+}
+
+cudaError_t Allocator::memcpyAsync(
+    void* dst,
+    int dst_device,
+    const void* src,
+    int src_device,
+    size_t count,
+    cudaStream_t stream,
+    bool p2p_enabled) {
+  if (p2p_enabled || dst_device == src_device) {
+    return cudaMemcpyAsync(dst, src, count, cudaMemcpyDeviceToDevice, stream);
+  }
+  // Pages that a device has no access to can only be copied so.
+  return cudaMemcpyPeerAsync(dst, dst_device, src, src_device, count, stream);
+}
+
+native::ShareableHandle Allocator::shareIpcHandle(void* pointer) {
+  drystone_block_t block{};
+  check(library.block(process, pointer, &block));
+  void* start = reinterpret_cast<void*>(block.address);
+  const auto address = reinterpret_cast<uint64_t>(pointer);
+  std::lock_guard<std::mutex> guard(sharing_mutex);
+  auto found = shared.find(start);
+  if (found == shared.end()) {
+    Shared made;
+    const auto add = [](const drystone_shared_handle_t* handle, void* user) {
+      static_cast<Shared*>(user)->handles.push_back(*handle);
+    };
+    uint64_t offset = 0;
+    const auto status = library.export_block(process, start, add, &made, &offset);
+    if (status == DRYSTONE_NOT_SUPPORTED) {
+      const std::string why = library.last_error();
+      if (void* base = segment_of_driver(start)) {
+        return share_segment(pointer, base);
+      }
+      TORCH_CHECK(
+          false,
+          "Drystone cannot share this tensor with another process: ", why,
+          ". Set DRYSTONE_CONF=backing:malloc, or send a copy in memory of the host");
+    }
+    check(status);
+    made.base = block.address - offset;
+    made.text = text_of(Header::PAGES, made.handles);
+    found = shared.emplace(start, std::move(made)).first;
+    shared_blocks = shared.size();
+  }
+  return {static_cast<ptrdiff_t>(address - found->second.base), found->second.text};
+}
+
+std::shared_ptr<void> Allocator::getIpcDevPtr(std::string text) {
+  size_t at = 0;
+  const auto header = take<Header>(text, at);
+  TORCH_CHECK(
+      header.kind == Header::PAGES || header.kind == Header::SEGMENT,
+      "this handle was not made by Drystone: the process that sends the tensor must use Drystone too");
+  // Opened for each device that asks: the mapping is the device's.
+  const auto key = text + static_cast<char>(c10::cuda::current_device());
+  std::lock_guard<std::mutex> guard(sharing_mutex);
+  if (auto known = opened[key].lock()) {
+    return known;
+  }
+  auto made =
+      header.kind == Header::PAGES ? open_pages(header, text, at) : open_segment(text, at);
+  std::erase_if(opened, [](const auto& entry) { return entry.second.expired(); });
+  opened[key] = made;
+  return made;
+}
+
+} // namespace drystone_torch
