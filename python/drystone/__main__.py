@@ -78,10 +78,12 @@ def main(arguments: list[str] | None = None) -> int:
     if not program or program == ["-m"]:
         parser.error("run: which program? Give a script, or -m and a module")
     try:
-        return _run.run(options, program)
-    except _library.Error as error:
+        recorder = _run.prepare(options, program)
+    except (_library.Error, _library.LibraryError, OSError) as error:
         print(f"drystone: {error}", file=sys.stderr)
         return 2
+    _run.run(program, recorder)
+    return 0
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

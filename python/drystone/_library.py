@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -61,6 +60,10 @@ class OutOfMemory(Error, MemoryError):
 
 class NoDevice(Error):
     """There is no CUDA device, or no driver for it."""
+
+
+class LibraryError(ImportError):
+    """libdrystone.so is not there, or not of this package's version."""
 
 
 _ERRORS: dict[int, type[Error]] = {1: InvalidArgument, 2: ConfigError, 4: OutOfMemory, 5: NoDevice}
@@ -149,12 +152,12 @@ def path() -> Path:
 def library() -> ctypes.CDLL:
     """The library, loaded on first use.
 
-    Raises ImportError, with what to do, if it is not there or of another version.
+    Raises LibraryError, with what to do, if it is not there or of another version.
     """
     at = path()
     if not at.is_file():
-        raise ImportError(
-            f"drystone: there is no {at}: install the package with pip, which builds it, "
+        raise LibraryError(
+            f"there is no {at}: install the package with pip, which builds it, "
             f"or set {PATH_VARIABLE} to the path of a libdrystone.so"
         )
     loaded = ctypes.CDLL(str(at))
@@ -163,14 +166,14 @@ def library() -> ctypes.CDLL:
         try:
             function = getattr(loaded, name)
         except AttributeError:
-            raise ImportError(
-                f"drystone: {at} has no {name}: it is not of this package's version"
+            raise LibraryError(
+                f"{at} has no {name}: it is not of this package's version"
             ) from None
         function.restype, function.argtypes = result, arguments
     found = loaded.drystone_abi_version()
     if found != ABI_VERSION:
-        raise ImportError(
-            f"drystone: {at} has version {found} of the binary interface, "
+        raise LibraryError(
+            f"{at} has version {found} of the binary interface, "
             f"and this package needs {ABI_VERSION}"
         )
     return loaded
@@ -184,12 +187,12 @@ def check(status: int) -> None:
 
 def last_error() -> str:
     """Why the last call of this thread that failed did so."""
-    return library().drystone_last_error().decode()
+    return bytes(library().drystone_last_error()).decode()
 
 
 def version() -> str:
     """The library's version."""
-    return library().drystone_version().decode()
+    return bytes(library().drystone_version()).decode()
 
 
 def configure(settings: str | None, device: str | None = None) -> None:
@@ -223,7 +226,7 @@ def number(name: str, *arguments: Any, of: type = c_uint64) -> int:
     """Likewise for a function whose last parameter takes a number out."""
     out = of()
     call(name, *arguments, byref(out))
-    return out.value
+    return int(out.value)
 
 
 def text(name: str, *arguments: Any) -> bytes:
@@ -243,6 +246,3 @@ def address(function: str) -> int:
     found = ctypes.cast(getattr(library(), function), c_void_p).value
     assert found is not None
     return found
-
-
-Callback = Callable[..., Any]

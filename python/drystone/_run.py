@@ -14,9 +14,9 @@ HISTORY = 1_000_000
 """How many events are kept for a report or a trace, unless another number is asked for."""
 
 
-def run(options: argparse.Namespace, program: list[str]) -> int:
-    """Runs the program (a script, or ``-m`` and a module, with its arguments); 0 when it ended by
-    itself. Its exceptions, and its exit, pass through after the reports are written."""
+def prepare(options: argparse.Namespace, program: list[str]) -> _report.Recorder:
+    """Makes ready what the options ask for, before the program (a script, or ``-m`` and a module, with
+    its arguments) runs. Raises what is wrong with either."""
     if program[0] != "-m" and not os.path.exists(program[0]):
         raise drystone.InvalidArgument(f"run: there is no {program[0]!r}")
     if options.history < 1:
@@ -25,12 +25,15 @@ def run(options: argparse.Namespace, program: list[str]) -> int:
         drystone.configure(options.config)
     else:
         drystone.install(options.config, adapter=options.adapter)
-    recorder = _report.Recorder(options.report, options.trace, options.history)
+    return _report.Recorder(options.report, options.trace, options.history)
+
+
+def run(program: list[str], recorder: _report.Recorder) -> None:
+    """Runs the program. Its exceptions, and its exit, pass through after the reports are written."""
     try:
         _execute(program)
     finally:
         recorder.finish(" ".join(["python", *program]))
-    return 0
 
 
 def _execute(program: list[str]) -> None:

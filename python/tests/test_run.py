@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import run_program
 
+from drystone import _run
+
 Script = Callable[[str], str]
 
 ALLOCATES = """
@@ -41,7 +43,7 @@ def test_a_script_sees_itself_as_python_would_show_it(script: Script) -> None:
 def test_a_module_runs_too(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(script("import sys; print(__name__, sys.argv[1:])"))
     monkeypatch.chdir(path.parent)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(_run.__file__).parents[1]))
     said = drystone("run", "--without-torch", "-m", "script", "--config", "x")
     assert said.split(maxsplit=1) == ["__main__", "['--config', 'x']\n"]
 
@@ -56,6 +58,12 @@ def test_settings_reach_the_allocator(script: Script) -> None:
     path = script("import drystone; print(drystone.get_limit())")
     assert drystone("run", "--without-torch", "--config", "limit:1GiB", path) == f"{1 << 30}\n"
     assert drystone("run", "--without-torch", "--config=limit:2GiB", path) == f"{2 << 30}\n"
+
+
+def test_an_error_of_the_program_is_its_own(script: Script) -> None:
+    path = script("import drystone; drystone.stats(99)")
+    said = drystone("run", "--without-torch", path, fails=True)
+    assert "Traceback" in said and "InvalidArgument" in said
 
 
 @pytest.mark.parametrize("end", ["", "raise KeyError('by design')"])
@@ -80,6 +88,7 @@ def test_the_report_and_the_trace_are_written(script: Script, tmp_path: Path, en
         (["run", "--without-torch", "no-such-script.py"], "there is no 'no-such-script.py'"),
         (["run", "--without-torch", "--history", "0", __file__], "1 or more are allowed"),
         (["run", "--without-torch", "--config", "limitt:1", __file__], "limitt"),
+        (["run", "--without-torch", "--report", "/no/such/folder/x", __file__], "No such file"),
         (["run", "--no-such-option", "x", __file__], "unrecognized arguments"),
         ([], "COMMAND"),
     ],

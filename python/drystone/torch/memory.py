@@ -30,7 +30,7 @@ def connect() -> None:
     replace(torch._C, _FUNCTIONS)
     replace(torch._C, {name: _refusal(name, advice) for name, advice in _REFUSED.items()})
     pools.connect(replace)
-    torch.UntypedStorage._share_cuda_ = _refusal(  # type: ignore[method-assign]
+    torch.UntypedStorage._share_cuda_ = _refusal(
         "sharing a CUDA tensor with another process",
         "share it as a CPU tensor (tensor.cpu()), or use the full adapter",
     )
@@ -163,7 +163,7 @@ def _empty_cache(*_which: Any) -> None:
 
 
 def _is_initialized() -> bool:
-    return torch.cuda.is_initialized()
+    return bool(torch.cuda.is_initialized())
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
