@@ -15,12 +15,14 @@ says what the allocator holds (:func:`stats`, :func:`memory_summary`, :func:`sna
 program before memory is out (:func:`on_pressure`), and records what happened for the program
 ``drystone compare`` (:func:`history`, :func:`save_trace`).
 
-Settings are those of ``DRYSTONE_CONF``, else ``PYTORCH_ALLOC_CONF``, unless :func:`install` is given
-others. ``DRYSTONE_DEVICE=sim`` is a simulated device, to try all this without a GPU.
+Settings are those of ``DRYSTONE_CONF``, else ``PYTORCH_ALLOC_CONF``, unless :func:`install` is
+given others. ``DRYSTONE_DEVICE=sim`` is a simulated device, to try all this without a GPU.
 """
 
 from __future__ import annotations
 
+from drystone._callbacks import Callback, MemoryShortage, Pressure, on_out_of_memory, on_pressure
+from drystone._history import history, save_snapshot, save_trace, snapshot, trace
 from drystone._library import (
     ConfigError,
     Error,
@@ -48,8 +50,6 @@ from drystone._memory import (
     reset_stats,
     stats,
 )
-from drystone._callbacks import Callback, MemoryShortage, Pressure, on_out_of_memory, on_pressure
-from drystone._history import history, save_snapshot, save_trace, snapshot, trace
 from drystone._summary import memory_summary
 from drystone._version import VERSION
 
@@ -101,8 +101,8 @@ def install(config: str | None = None, *, adapter: str = "auto") -> str:
     Call it before anything of CUDA is used; importing torch is not using CUDA.
 
     Args:
-        config: Settings as in ``DRYSTONE_CONF``, such as ``"limit:12GiB,reserve:lean"``; None: those
-            of the environment.
+        config: Settings as in ``DRYSTONE_CONF``, such as ``"limit:12GiB,reserve:lean"``; None:
+            those of the environment.
         adapter: ``"full"``: a class of PyTorch's own kind, compiled for this PyTorch on first use.
             ``"plain"``: PyTorch's interface for pluggable allocators, which needs no compiler and
             lacks a few functions, each of which says so. ``"auto"``: full where it can be had.

@@ -20,8 +20,8 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="run a Python program with Drystone as PyTorch's allocator",
-        description="Runs a Python program as `python script.py ...` would, with Drystone as PyTorch's "
-        "CUDA allocator. Options of Drystone's stand before the script.",
+        description="Runs a Python program as `python script.py ...` would, with Drystone as "
+        "PyTorch's CUDA allocator. Options of Drystone's stand before the script.",
         usage="%(prog)s [options] (script.py | -m module) [arguments ...]",
         allow_abbrev=False,
     )
@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--without-torch",
         action="store_true",
-        help="connect nothing: for programs that use Drystone through CuPy, Numba or its own functions",
+        help="connect nothing: for programs that use Drystone through CuPy, Numba or its own "
+        "functions",
     )
     commands.add_parser(
         "info",

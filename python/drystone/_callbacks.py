@@ -135,8 +135,8 @@ def on_pressure(
 def on_out_of_memory(callback: Callable[[MemoryShortage], object]) -> Callback:
     """Calls ``callback`` when a request is about to fail for lack of memory, on any device.
 
-    If it gives something true, having freed memory, the request is tried once more. What it raises is
-    printed and counts as false.
+    If it gives something true, having freed memory, the request is tried once more. What it
+    raises is printed and counts as false.
 
     Args:
         callback: Gets a :class:`MemoryShortage`.
@@ -144,7 +144,9 @@ def on_out_of_memory(callback: Callable[[MemoryShortage], object]) -> Callback:
 
     def told(at: int, _user: int) -> bool:
         raw = _RawShortage.from_address(at)
-        return bool(callback(MemoryShortage(*(getattr(raw, name) for name in MemoryShortage._fields))))
+        return bool(
+            callback(MemoryShortage(*(getattr(raw, name) for name in MemoryShortage._fields)))
+        )
 
     function = _library.OUT_OF_MEMORY(told)
     number = _library.number("drystone_on_out_of_memory", function, None)

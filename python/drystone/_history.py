@@ -19,7 +19,9 @@ def history(entries: int = DEFAULT_ENTRIES) -> None:
     """Keeps the last ``entries`` events (allocations, frees, what came from and went to the driver)
     from now on; 0 stops it and forgets what was kept."""
     if entries < 0:
-        raise _library.InvalidArgument(f"drystone.history: {entries} entries: 0 or more are allowed")
+        raise _library.InvalidArgument(
+            f"drystone.history: {entries} entries: 0 or more are allowed"
+        )
     _library.call("drystone_history_set", entries)
 
 

@@ -10,8 +10,8 @@ from drystone._summary import bytes_text
 
 
 def text() -> str:
-    """The library, the devices, the settings and PyTorch, a line each. What cannot be found out says
-    why."""
+    """The library, the devices, the settings and PyTorch, a line each. What cannot be found out
+    says why."""
     lines = {
         "library": lambda: f"{_library.path()}, version {_library.version()}",
         "settings": lambda: drystone.configuration() or "(defaults)",

@@ -1,7 +1,7 @@
 """libdrystone.so: where it is, the functions of its header with their types, and its errors.
 
-Everything here is over the allocator of the process, which PyTorch, CuPy, Numba and the program's own
-calls share. Names are those of ``include/drystone.h``.
+Everything here is over the allocator of the process, which PyTorch, CuPy, Numba and the program's
+own calls share. Names are those of ``include/drystone.h``.
 """
 
 from __future__ import annotations
@@ -117,7 +117,13 @@ _STATUS: dict[str, list[Any]] = {
     "drystone_reserved": [_allocator, c_int32, _u64],
     "drystone_memory_info": [_allocator, c_int32, _u64, _u64],
     "drystone_on_pressure": [
-        _allocator, c_int32, c_double, c_uint64, PRESSURE, c_void_p, _u64,
+        _allocator,
+        c_int32,
+        c_double,
+        c_uint64,
+        PRESSURE,
+        c_void_p,
+        _u64,
     ],
     "drystone_on_out_of_memory": [_allocator, OUT_OF_MEMORY, c_void_p, _u64],
     "drystone_remove_callback": [_allocator, c_uint64],
@@ -166,9 +172,7 @@ def library() -> ctypes.CDLL:
         try:
             function = getattr(loaded, name)
         except AttributeError:
-            raise LibraryError(
-                f"{at} has no {name}: it is not of this package's version"
-            ) from None
+            raise LibraryError(f"{at} has no {name}: it is not of this package's version") from None
         function.restype, function.argtypes = result, arguments
     found = loaded.drystone_abi_version()
     if found != ABI_VERSION:

@@ -29,8 +29,8 @@ def device_index(device: Any = None) -> int:
     if kind == "cuda" and number.isdecimal():
         return int(number)
     raise _library.InvalidArgument(
-        f"drystone: {named!r} is no device: allowed are a number, 'cuda', 'cuda:N' and a torch.device"
-        " of these"
+        f"drystone: {named!r} is no device: allowed are a number, 'cuda', 'cuda:N' and a "
+        "torch.device of these"
     )
 
 
@@ -125,7 +125,8 @@ def limit(value: float | int | None, device: Any = None) -> None:
     if isinstance(value, float):
         if not 0.0 <= value <= 1.0:
             raise _library.InvalidArgument(
-                f"drystone.limit: {value} is no fraction: a float is from 0.0 to 1.0, bytes are an int"
+                f"drystone.limit: {value} is no fraction: a float is from 0.0 to 1.0, "
+                "bytes are an int"
             )
         _library.call("drystone_set_memory_fraction", index, value)
         return
@@ -145,8 +146,9 @@ def get_limit(device: Any = None) -> int | None:
 def pause(device: Any = None) -> Iterator[int]:
     """While it lasts, Drystone leaves the rest of the device to others in the process or machine.
 
-    What it caches goes back to the device, and nothing is added to what it holds then; requests that
-    fit into that still succeed. Afterwards the limit is what it was. Gives the bytes that went back.
+    What it caches goes back to the device, and nothing is added to what it holds then; requests
+    that fit into that still succeed. Afterwards the limit is what it was. Gives the bytes that
+    went back.
     """
     index = device_index(device)
     before = get_limit(index)
@@ -170,8 +172,8 @@ class Phase:
 
 
 class phase(contextlib.AbstractContextManager[Phase]):
-    """A part of a program that needs much memory for a while, such as evaluation, or the compilation
-    and tuning of kernels ::
+    """A part of a program that needs much memory for a while, such as evaluation, or the
+    compilation and tuning of kernels ::
 
         with drystone.phase() as evaluation:
             evaluate(model)

@@ -1,5 +1,5 @@
-"""The report of ``python -m drystone run --report``: memory over time, and the statistics, as one page
-of HTML that needs nothing else."""
+"""The report of ``python -m drystone run --report``: memory over time, and the statistics, as one
+page of HTML that needs nothing else."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Point(NamedTuple):
 
 
 def curve(events: list[dict[str, Any]], live: int, reserved: int) -> list[Point]:
-    """Memory over time by a device's events, of which ``live`` and ``reserved`` bytes were there at the
-    end. What was there before the first event follows from that."""
+    """Memory over time by a device's events, of which ``live`` and ``reserved`` bytes were there
+    at the end. What was there before the first event follows from that."""
     steps = []
     for event in events:
         action, size = event["action"], event["size"]

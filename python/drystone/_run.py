@@ -15,8 +15,8 @@ HISTORY = 1_000_000
 
 
 def prepare(options: argparse.Namespace, program: list[str]) -> _report.Recorder:
-    """Makes ready what the options ask for, before the program (a script, or ``-m`` and a module, with
-    its arguments) runs. Raises what is wrong with either."""
+    """Makes ready what the options ask for, before the program (a script, or ``-m`` and a module,
+    with its arguments) runs. Raises what is wrong with either."""
     if program[0] != "-m" and not os.path.exists(program[0]):
         raise drystone.InvalidArgument(f"run: there is no {program[0]!r}")
     if options.history < 1:
@@ -29,7 +29,8 @@ def prepare(options: argparse.Namespace, program: list[str]) -> _report.Recorder
 
 
 def run(program: list[str], recorder: _report.Recorder) -> None:
-    """Runs the program. Its exceptions, and its exit, pass through after the reports are written."""
+    """Runs the program. Its exceptions, and its exit, pass through after the reports are
+    written."""
     try:
         _execute(program)
     finally:

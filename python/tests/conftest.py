@@ -1,5 +1,5 @@
-"""What the tests share: the simulated device, and programs in processes of their own, since a process
-has one allocator and its settings are fixed once it is in use."""
+"""What the tests share: the simulated device, and programs in processes of their own, since a
+process has one allocator and its settings are fixed once it is in use."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Program = Callable[..., "subprocess.CompletedProcess[str]"]
 def run_program(
     *arguments: str, environment: dict[str, str] | None = None, fails: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Python with these arguments and without the settings around it; it has to succeed, or with
-    ``fails`` to fail."""
+    """Runs Python with these arguments and without the settings around it; it has to succeed, or
+    with ``fails`` to fail."""
     around = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     done = subprocess.run(
         [sys.executable, *arguments],

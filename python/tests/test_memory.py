@@ -1,4 +1,5 @@
-"""What the package says of the allocator, and how it bounds and empties it, on the simulated device."""
+"""What the package says of the allocator, and how it bounds and empties it, on the simulated
+device."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def test_a_limit_is_kept_and_said(blocks: Blocks) -> None:
     assert drystone.get_limit() is None
     drystone.limit(64 * MIB)
     assert drystone.get_limit() == 64 * MIB
-    with pytest.raises(drystone.OutOfMemory, match="limit 64.00 MiB") as raised:
+    with pytest.raises(drystone.OutOfMemory, match=r"limit 64.00 MiB") as raised:
         blocks.take(100 * MIB)
     assert raised.value.status == 4
     assert isinstance(raised.value, MemoryError)
@@ -58,7 +59,7 @@ def test_a_limit_is_kept_and_said(blocks: Blocks) -> None:
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, 0, -5])
 def test_limits_that_are_none(value: float) -> None:
-    with pytest.raises(drystone.InvalidArgument, match="allowed|from 0.0 to 1.0"):
+    with pytest.raises(drystone.InvalidArgument, match=r"allowed|from 0.0 to 1.0"):
         drystone.limit(value)
 
 
@@ -70,7 +71,7 @@ def test_a_device_that_is_not_there(device: object) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:x", 1.5, True])
 def test_what_is_no_device(device: object) -> None:
-    with pytest.raises(drystone.InvalidArgument, match="is no device: allowed are"):
+    with pytest.raises(drystone.InvalidArgument, match=r"is no device: allowed are"):
         drystone.stats(device)
 
 

@@ -100,6 +100,8 @@ def test_a_library_of_another_version_is_refused(tmp_path: Path) -> None:
     source.write_text("int something_else(void) { return 0; }\n")
     subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(other)], check=True)
     done = run_code(
-        "import drystone; drystone.stats()", environment={"DRYSTONE_LIBRARY": str(other)}, fails=True
+        "import drystone; drystone.stats()",
+        environment={"DRYSTONE_LIBRARY": str(other)},
+        fails=True,
     )
     assert "not of this package's version" in done.stderr

@@ -1,4 +1,5 @@
-"""PyTorch for the tests that need no GPU: where its headers are, and a CUDA for it that computes nothing.
+"""PyTorch for the tests that need no GPU: where its headers are, and a CUDA for it that computes
+nothing.
 
 Each part says, as a reason to skip, what is missing.
 """

@@ -2,8 +2,8 @@
 
 There are two ways. The *full* adapter is a class of PyTorch's own kind in C++, compiled for the
 PyTorch that is there; the *plain* path is PyTorch's interface for pluggable allocators, over the
-functions of libdrystone.so, and needs no compiler. docs/pytorch.md says what each PyTorch function does
-under either.
+functions of libdrystone.so, and needs no compiler. docs/pytorch.md says what each PyTorch
+function does under either.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class InstallError(_library.Error):
 
 
 _TOO_LATE = """\
-drystone.install(): CUDA is in use already in this process, and PyTorch takes another allocator only \
-before. Do one of these:
-  - call drystone.install() right after `import torch`, before the first tensor on the GPU and before \
-torch.cuda.init(), torch.cuda.set_device() or anything that asks for the device;
+drystone.install(): CUDA is in use already in this process, and PyTorch takes another allocator \
+only before. Do one of these:
+  - call drystone.install() right after `import torch`, before the first tensor on the GPU and \
+before torch.cuda.init(), torch.cuda.set_device() or anything that asks for the device;
   - or leave the program as it is, and start it with `python -m drystone run script.py`."""
 
 
@@ -79,8 +79,8 @@ def _require_torch() -> None:
         ) from error
     if not torch.backends.cuda.is_built():
         raise InstallError(
-            f"drystone.install(): this PyTorch ({torch.__version__}) was built without CUDA: install "
-            "a build with CUDA"
+            f"drystone.install(): this PyTorch ({torch.__version__}) was built without CUDA: "
+            "install a build with CUDA"
         )
 
 

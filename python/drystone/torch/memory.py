@@ -1,9 +1,9 @@
 """PyTorch's functions about memory, answered from Drystone on the plain path.
 
-The functions of ``torch.cuda.memory`` are Python over functions of the module ``torch._C``, which they
-look up at each call; those would ask PyTorch's object for pluggable allocators, which knows nothing and
-raises. :func:`connect` puts the functions below in their place. What Drystone cannot answer on this path
-raises a sentence that says what to do instead.
+The functions of ``torch.cuda.memory`` are Python over functions of the module ``torch._C``, which
+they look up at each call; those would ask PyTorch's object for pluggable allocators, which knows
+nothing and raises. :func:`connect` puts the functions below in their place. What Drystone cannot
+answer on this path raises a sentence that says what to do instead.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def _record_history(
         return
     if context is not None:
         _say_once(
-            "the memory history has no stack traces on the plain path (the full adapter records them)"
+            "the memory history has no stack traces on the plain path (the full adapter records "
+            "them)"
         )
     if enabled == "all":
         drystone.history(min(max_entries, MAX_HISTORY))
@@ -134,13 +135,11 @@ def _record_history_legacy(
 
 
 def _attach_observer(observer: Callable[[int, int, int, int], object]) -> None:
-    """Calls ``observer`` with the device, the bytes asked for, the device's memory and what of it is
-    free, each time memory is out."""
+    """Calls ``observer`` with the device, the bytes asked for, the device's memory and what of it
+    is free, each time memory is out."""
 
     def told(shortage: drystone.MemoryShortage) -> bool:
-        observer(
-            shortage.device, shortage.asked, shortage.device_total, shortage.device_free
-        )
+        observer(shortage.device, shortage.asked, shortage.device_total, shortage.device_free)
         return False
 
     drystone.on_out_of_memory(told)
@@ -187,7 +186,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 _FULL = "use the full adapter: drystone.install(adapter='full'), which says what it lacks"
 _SETTINGS = (
-    "settings are fixed once Drystone is installed: give them to drystone.install(), or set DRYSTONE_CONF"
+    "settings are fixed once Drystone is installed: give them to drystone.install(), or set "
+    "DRYSTONE_CONF"
 )
 
 _REFUSED: dict[str, str] = {

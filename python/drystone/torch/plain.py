@@ -1,7 +1,8 @@
 """The plain path: PyTorch's CUDAPluggableAllocator over the functions of libdrystone.so.
 
-PyTorch calls ``drystone_torch_alloc`` and its siblings directly, without Python in between. What such an
-allocator cannot answer in PyTorch, the Python functions of ``torch.cuda`` ask Drystone instead (see
+PyTorch calls ``drystone_torch_alloc`` and its siblings directly, without Python in between. What
+such an allocator cannot answer in PyTorch, the Python functions of ``torch.cuda`` ask Drystone
+instead (see
 :mod:`drystone.torch.memory`).
 """
 
@@ -27,9 +28,9 @@ _HOOKS = {
     "set_end_allocate_to_pool_fn": "drystone_torch_end_pool",
     "set_release_pool": "drystone_torch_release_pool",
 }
-"""PyTorch's hooks, and what each calls. All are needed: without the one for streams, memory would be
-reused while another stream still reads it; without those for pools, a captured graph would share its
-memory with the rest of the program."""
+"""PyTorch's hooks, and what each calls. All are needed: without the one for streams, memory would
+be reused while another stream still reads it; without those for pools, a captured graph would
+share its memory with the rest of the program."""
 
 _allocator: Any = None
 """PyTorch's object, which has to live as long as the process."""

@@ -1,7 +1,7 @@
 """``torch.cuda.MemPool`` and ``torch.cuda.use_mem_pool`` on the plain path.
 
-PyTorch's class asks the allocator for a pool in a way that pluggable allocators do not offer. This one has
-the same interface over Drystone's pools.
+PyTorch's class asks the allocator for a pool in a way that pluggable allocators do not offer.
+This one has the same interface over Drystone's pools.
 """
 
 from __future__ import annotations
