@@ -82,8 +82,14 @@ pub unsafe extern "C" fn drystone_export(
         }
         let block = allocator.block_around(inside as u64)?.address;
         let exported = allocator.core().export(block)?;
-        for &(ShareId(name), bytes) in &exported.handles {
-            let handle = drystone_shared_handle_t { bytes, fd: name as i32 };
+        let named = |&(ShareId(name), bytes): &(ShareId, u64)| {
+            let fd = i32::try_from(name).map_err(|_| {
+                let text = format!("the device shares memory by a name, {name:#x}, that is no fd");
+                Failure::new(DRYSTONE_NOT_SUPPORTED, text)
+            })?;
+            Ok(drystone_shared_handle_t { bytes, fd })
+        };
+        for handle in exported.handles.iter().map(named).collect::<Result<Vec<_>, Failure>>()? {
             // SAFETY: the program's function, as the header describes it.
             unsafe { visit(&raw const handle, user) };
         }

@@ -9,8 +9,11 @@ use crate::address::PAGE;
 /// Where physical addresses start: above all virtual ones, so that the bytes of handles and those
 /// of segments, whose physical addresses are their virtual ones, can be watched in the same maps.
 const FIRST_BASE: u64 = 1 << 48;
-/// Names of handles and shares have their device above this bit, from 1.
+/// Names of handles have their device above this bit, from 1.
 const DEVICE_SHIFT: u32 = 56;
+/// Likewise those of shares, which are pages from [`FIRST_BASE`]: as file descriptors, they fit in 31
+/// bits, until a device has made 128 TiB of handles.
+const SHARE_SHIFT: u32 = 26;
 
 /// One name of physical memory in this process.
 #[derive(Clone, Copy, Debug)]
@@ -98,12 +101,13 @@ impl Physical {
     pub(crate) fn export(&mut self, id: HandleId) -> Option<ShareId> {
         let base = self.handles.get(&id).filter(|handle| handle.exportable)?.base;
         self.blocks.get_mut(&base)?.exported = true;
-        Some(ShareId(self.prefix() | (base / PAGE)))
+        Some(self.share(base))
     }
 
     /// A further handle to exported memory; none if there is no such memory of that size.
     pub(crate) fn import(&mut self, share: ShareId, bytes: u64) -> Option<HandleId> {
-        let base = (share.0 ^ self.prefix()).checked_mul(PAGE)?;
+        let page = share.0 ^ self.share(FIRST_BASE).0;
+        let base = page.checked_mul(PAGE)?.checked_add(FIRST_BASE)?;
         let block = self.blocks.get(&base)?;
         (block.exported && block.bytes == bytes).then(|| self.name(base, bytes, false))
     }
@@ -121,6 +125,11 @@ impl Physical {
 
     fn prefix(&self) -> u64 {
         (u64::from(self.device.0) + 1) << DEVICE_SHIFT
+    }
+
+    fn share(&self, base: u64) -> ShareId {
+        let device = (u64::from(self.device.0) + 1) << SHARE_SHIFT;
+        ShareId(device ^ ((base - FIRST_BASE) / PAGE))
     }
 }
 
@@ -151,7 +160,8 @@ mod tests {
         let made = physical.create(2 * PAGE, HandleKind::Exportable).unwrap();
         assert_eq!(physical.export(plain), None);
         let base = physical.get(made).unwrap().base;
-        let guessed = ShareId(physical.prefix() | (base / PAGE));
+        let guessed = physical.share(base);
+        assert!(guessed.0 < 1 << 31, "{guessed:?}");
         assert_eq!(physical.import(guessed, 2 * PAGE), None);
         assert_eq!(physical.export(made), Some(guessed));
         assert_eq!(physical.import(guessed, PAGE), None, "of another size");
