@@ -28,7 +28,7 @@ DeviceIndex device_of(void* pointer) {
 drystone_stats_t stats_of(DeviceIndex device) {
   drystone_stats_t stats{};
   stats.struct_size = sizeof stats;
-  check(library.stats(process, device, &stats));
+  check(library.stats(ready(), device, &stats));
   return stats;
 }
 
@@ -82,6 +82,13 @@ c10::CachingAllocator::Stat stat_of(const drystone_stat_t& stat) {
 
 } // namespace
 
+drystone_allocator_t* ready() {
+  if (process == nullptr) {
+    allocator().init(c10::cuda::device_count_ensure_non_zero());
+  }
+  return process;
+}
+
 Allocator& allocator() {
   static auto* installed = new Allocator();
   return *installed;
@@ -112,11 +119,10 @@ void* Allocator::request(size_t size, DeviceIndex device, cudaStream_t stream) {
   if (size == 0) {
     return nullptr;
   }
-  TORCH_CHECK(process != nullptr, "Drystone: memory was asked for before CUDA was initialized");
   const bool watched = history.watches();
   auto context = watched ? history.context_of_request() : nullptr;
   void* pointer = nullptr;
-  const auto status = library.allocate(process, size, device, number_of(stream), &pointer);
+  const auto status = library.allocate(ready(), size, device, number_of(stream), &pointer);
   if (status != DRYSTONE_OK) {
     failed(status, size, device, stream);
   }
@@ -240,8 +246,8 @@ double Allocator::getMemoryFraction(DeviceIndex device) {
   uint64_t limit = 0;
   uint64_t free = 0;
   uint64_t total = 0;
-  check(library.limit(process, device, &limit));
-  check(library.memory_info(process, device, &free, &total));
+  check(library.limit(ready(), device, &limit));
+  check(library.memory_info(ready(), device, &free, &total));
   return limit == 0 || limit >= total ? 1.0
                                       : static_cast<double>(limit) / static_cast<double>(total);
 }
@@ -249,7 +255,7 @@ double Allocator::getMemoryFraction(DeviceIndex device) {
 void Allocator::setMemoryFraction(double fraction, DeviceIndex device) {
   TORCH_CHECK(
       0 <= fraction && fraction <= 1, "invalid fraction: ", fraction, ". Please set within [0, 1].");
-  check(library.set_memory_fraction(process, device, fraction));
+  check(library.set_memory_fraction(ready(), device, fraction));
 }
 
 void Allocator::emptyCache(MempoolId_t pool) {
@@ -310,22 +316,24 @@ c10::CachingDeviceAllocator::DeviceStats Allocator::getDeviceStats(DeviceIndex d
   out.num_sync_all_streams = static_cast<int64_t>(stats.num_sync_all_streams);
   out.num_device_alloc = static_cast<int64_t>(stats.num_device_alloc);
   out.num_device_free = static_cast<int64_t>(stats.num_device_free);
-  out.max_split_size = static_cast<int64_t>(stats.max_split_size);
+  // torch shows "no bound" as the largest number, which is -1 here.
+  out.max_split_size =
+      stats.max_split_size == 0 ? -1 : static_cast<int64_t>(stats.max_split_size);
   return out;
 }
 
 void Allocator::resetAccumulatedStats(DeviceIndex device) {
-  check(library.reset_accumulated_stats(process, device));
+  check(library.reset_accumulated_stats(ready(), device));
 }
 
 void Allocator::resetPeakStats(DeviceIndex device) {
-  check(library.reset_peak_stats(process, device));
+  check(library.reset_peak_stats(ready(), device));
 }
 
 std::pair<size_t, size_t> Allocator::getMemoryInfo(DeviceIndex device) {
   uint64_t free = 0;
   uint64_t total = 0;
-  check(library.memory_info(process, device, &free, &total));
+  check(library.memory_info(ready(), device, &free, &total));
   return {free, total};
 }
 

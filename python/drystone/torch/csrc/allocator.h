@@ -34,6 +34,9 @@ inline MempoolId_t id_of(drystone_pool_t pool) {
   return {pool.a, pool.b};
 }
 
+// The allocator of the process, initialized if the program got here before torch did that.
+drystone_allocator_t* ready();
+
 // Blocks that other processes were told of; while there are any, a free looks whether it is one of them.
 extern std::atomic<size_t> shared_blocks;
 // Closes the names of a block that was shared, if it was.

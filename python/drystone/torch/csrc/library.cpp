@@ -10,7 +10,7 @@
 namespace drystone_torch {
 
 Library library;
-drystone_allocator_t* process = nullptr;
+std::atomic<drystone_allocator_t*> process{nullptr};
 
 namespace {
 

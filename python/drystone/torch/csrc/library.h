@@ -4,6 +4,7 @@
 
 #include "drystone.h"
 
+#include <atomic>
 #include <string>
 
 namespace drystone_torch {
@@ -57,7 +58,7 @@ struct Library {
 // The library that is in use; filled by `load_library`.
 extern Library library;
 // The allocator of the process; null until torch initializes CUDA.
-extern drystone_allocator_t* process;
+extern std::atomic<drystone_allocator_t*> process;
 
 // Finds the functions in the library at `path`, which is loaded already. Throws a sentence if it is
 // another library, or one of another ABI.

@@ -113,7 +113,7 @@ std::shared_ptr<void> open_pages(const Header& header, const std::string& text, 
     }
     void* address = nullptr;
     check(library.import_handles(
-        process, c10::cuda::current_device(), handles.data(), handles.size(), &address));
+        ready(), c10::cuda::current_device(), handles.data(), handles.size(), &address));
     close_all();
     return {address, [](void* imported) {
               // It runs when a tensor dies, and must not throw; libdrystone tries again later.
@@ -158,7 +158,7 @@ void Allocator::enablePeerAccess(DeviceIndex device, DeviceIndex peer) {
   } else {
     C10_CUDA_CHECK(error);
   }
-  check(library.enable_peer_access(process, peer, device));
+  check(library.enable_peer_access(ready(), peer, device));
 }
 
 cudaError_t Allocator::memcpyAsync(

@@ -47,7 +47,7 @@ void visit(const drystone_segment_t* segment, void* user) {
 
 std::vector<LiveBlock> live_blocks(DeviceIndex device, MempoolId_t pool) {
   Visit found{device, pool_of(pool), {}};
-  check(library.visit_segments(process, &visit, &found));
+  check(library.visit_segments(ready(), &visit, &found));
   std::sort(found.live.begin(), found.live.end(), [](const LiveBlock& a, const LiveBlock& b) {
     return a.address < b.address;
   });
@@ -75,13 +75,13 @@ void Allocator::beginAllocateToPool(DeviceIndex device, MempoolId_t pool, Filter
   const auto stream = c10::cuda::getCurrentCUDAStream(device).stream();
   const auto purpose = filter(stream) ? DRYSTONE_PURPOSE_USER : DRYSTONE_PURPOSE_CAPTURE;
   auto kept = std::make_unique<Filter>(std::move(filter));
-  check(library.begin_pool(process, device, pool_of(pool), purpose, &ask_filter, kept.get()));
+  check(library.begin_pool(ready(), device, pool_of(pool), purpose, &ask_filter, kept.get()));
   std::lock_guard<std::mutex> guard(mutex_);
   filters_[{device, pool}] = std::move(kept);
 }
 
 void Allocator::endAllocateToPool(DeviceIndex device, MempoolId_t pool) {
-  check(library.end_pool(process, device, pool_of(pool)));
+  check(library.end_pool(ready(), device, pool_of(pool)));
   std::lock_guard<std::mutex> guard(mutex_);
   if (auto ended = filters_.extract({device, pool})) {
     ended_filters_.push_back(std::move(ended.mapped()));
@@ -92,12 +92,12 @@ void Allocator::endAllocateToPool(DeviceIndex device, MempoolId_t pool) {
 }
 
 void Allocator::releasePool(DeviceIndex device, MempoolId_t pool) {
-  check(library.release_pool(process, device, pool_of(pool)));
+  check(library.release_pool(ready(), device, pool_of(pool)));
 }
 
 int Allocator::getPoolUseCount(DeviceIndex device, MempoolId_t pool) {
   uint32_t uses = 0;
-  check(library.pool_use_count(process, device, pool_of(pool), &uses));
+  check(library.pool_use_count(ready(), device, pool_of(pool), &uses));
   return static_cast<int>(uses);
 }
 
@@ -110,7 +110,7 @@ void Allocator::createOrIncrefPool(
       "MemPool(allocator): a pool under Drystone is filled by Drystone and cannot get its memory from "
       "another allocator. Leave the argument out; memory that must come from another allocator has to be "
       "allocated with that one directly");
-  check(library.retain_pool(process, device, pool_of(pool)));
+  check(library.retain_pool(ready(), device, pool_of(pool)));
 }
 
 void Allocator::setUseOnOOM(DeviceIndex, MempoolId_t, bool use_on_oom) {
@@ -166,7 +166,7 @@ native::CheckpointDelta Allocator::setCheckpointPoolState(
   for (const auto& block : wanted->live) {
     if (!contains(now, block)) {
       check(library.allocate_at(
-          process, block.address, block.requested, device, pool_of(wanted->pool)));
+          ready(), block.address, block.requested, device, pool_of(wanted->pool)));
     }
   }
   // Owners only now: one that dies with an error on the way would free what others use.

@@ -15,7 +15,7 @@ void visit_segments(const Visitor& visitor) {
   const auto call = [](const drystone_segment_t* segment, void* user) {
     (*static_cast<const Visitor*>(user))(*segment);
   };
-  check(library.visit_segments(process, call, const_cast<Visitor*>(&visitor)));
+  check(library.visit_segments(ready(), call, const_cast<Visitor*>(&visitor)));
 }
 
 c10::CachingDeviceAllocator::SegmentInfo info_of(const drystone_segment_t& segment) {
@@ -50,7 +50,7 @@ c10::CachingDeviceAllocator::SegmentInfo info_of(const drystone_segment_t& segme
 
 std::string settings() {
   drystone_text_t* text = nullptr;
-  check(library.config_text(process, &text));
+  check(library.config_text(ready(), &text));
   std::string out(library.text_data(text), library.text_size(text));
   library.text_free(text);
   return out;
@@ -87,7 +87,7 @@ native::AllocatorConfigInfo config_info(size_t max_split_size) {
 
 size_t devices() {
   uint32_t count = 0;
-  check(library.device_count(process, &count));
+  check(library.device_count(ready(), &count));
   return count;
 }
 
