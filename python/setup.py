@@ -41,6 +41,8 @@ class BuildWithLibrary(build_py):
     """Copies the library beside the modules; an editable install gets it into the source folder."""
 
     def run(self) -> None:
+        # What an earlier build left would get into the wheel.
+        shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
         folder = HERE if self.editable_mode else Path(self.build_lib)
         shutil.copy2(library(), folder / "drystone" / "libdrystone.so")

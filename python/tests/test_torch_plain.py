@@ -309,6 +309,20 @@ def test_installing_twice(torch_program: Torch) -> None:
     )
 
 
+def test_without_a_compiler_the_plain_path_is_taken_and_one_line_says_so(
+    fake: dict[str, str], tmp_path: Path
+) -> None:
+    bare = {"PATH": "", "DRYSTONE_CACHE": str(tmp_path)}
+    done = run_code("import drystone; print(drystone.install())", environment=fake | bare)
+    assert done.stdout == "plain\n"
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("drystone: plain path, since "), done.stderr
+    done = run_code(
+        "import drystone; drystone.install(adapter='full')", environment=fake | bare, fails=True
+    )
+    assert "the full adapter cannot be used" in done.stderr
+
+
 def test_a_program_that_is_not_changed(fake: dict[str, str], tmp_path: Path) -> None:
     program = tmp_path / "train.py"
     program.write_text(
