@@ -39,7 +39,7 @@ _SETTINGS_FUNCTIONS = (
 )
 """Functions of ``torch._C`` that would set what nobody reads."""
 
-_FLAGS = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 _MESSAGE_BYTES = 4096
 
 

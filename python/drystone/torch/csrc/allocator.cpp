@@ -15,7 +15,11 @@ c10::Device cuda(DeviceIndex device) {
 
 DeviceIndex current_device() {
   DeviceIndex device = 0;
-  C10_CUDA_CHECK(c10::cuda::GetDevice(&device));
+  const auto error = c10::cuda::GetDevice(&device);
+  // The check is a call, even where there is nothing to find.
+  if (C10_UNLIKELY(error != cudaSuccess)) {
+    C10_CUDA_CHECK(error);
+  }
   return device;
 }
 
@@ -83,10 +87,12 @@ c10::CachingAllocator::Stat stat_of(const drystone_stat_t& stat) {
 } // namespace
 
 drystone_allocator_t* ready() {
-  if (process == nullptr) {
+  auto* made = process.load(std::memory_order_acquire);
+  if (C10_UNLIKELY(made == nullptr)) {
     allocator().init(c10::cuda::device_count_ensure_non_zero());
+    made = process;
   }
-  return process;
+  return made;
 }
 
 Allocator& allocator() {
