@@ -35,6 +35,10 @@ PATH_VARIABLE = "DRYSTONE_LIBRARY"
 """The environment variable that names another libdrystone.so than the package's own."""
 
 
+SETTINGS_VARIABLES = ("DRYSTONE_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""The environment variables with settings, of which the first that is set counts."""
+
+
 class Error(RuntimeError):
     """A call of Drystone's that did nothing; its text says why."""
 

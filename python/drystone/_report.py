@@ -4,6 +4,7 @@ page of HTML that needs nothing else."""
 from __future__ import annotations
 
 import html
+import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -19,30 +20,36 @@ _SHRINKS = {"segment_free", "segment_unmap"}
 
 
 class Recorder:
-    """Records a program from where it is made to :meth:`finish`.
+    """Writes what was recorded of a program, at its end. The history has to be on.
 
     Args:
         report: Where to write the page; None: nowhere.
         trace: Where to write the history of device 0; None: nowhere.
-        entries: How many events are kept.
     """
 
-    def __init__(self, report: str | None, trace: str | None, entries: int) -> None:
+    def __init__(self, report: str | None, trace: str | None) -> None:
         self._report, self._trace = report, trace
-        if report or trace:
-            # A path that cannot be written is said before the run, not after it.
-            for path in filter(None, [report, trace]):
-                with open(path, "a", encoding="utf-8"):
-                    pass
-            drystone.history(entries)
+        # A path that cannot be written is said before the run, not after it.
+        for path in filter(None, [report, trace]):
+            with open(path, "a", encoding="utf-8"):
+                pass
+
+    @property
+    def records(self) -> bool:
+        """Whether anything is to be written."""
+        return bool(self._report or self._trace)
 
     def finish(self, command: str) -> None:
-        """Writes what was asked for; ``command`` is what ran."""
-        if self._trace:
-            drystone.save_trace(self._trace, 0)
-        if self._report:
-            with open(self._report, "w", encoding="utf-8") as file:
-                file.write(page(command))
+        """Writes what was asked for; ``command`` is what ran. What hinders it is said on the
+        standard error stream, and the program ends as it would."""
+        try:
+            if self._trace:
+                drystone.save_trace(self._trace, 0)
+            if self._report:
+                with open(self._report, "w", encoding="utf-8") as file:
+                    file.write(page(command))
+        except (drystone.Error, OSError) as error:
+            print(f"drystone: the report could not be written: {error}", file=sys.stderr)
 
 
 class Point(NamedTuple):

@@ -8,7 +8,7 @@ import runpy
 import sys
 
 import drystone
-from drystone import _report
+from drystone import _library, _report
 
 HISTORY = 1_000_000
 """How many events are kept for a report or a trace, unless another number is asked for."""
@@ -21,11 +21,24 @@ def prepare(options: argparse.Namespace, program: list[str]) -> _report.Recorder
         raise drystone.InvalidArgument(f"run: there is no {program[0]!r}")
     if options.history < 1:
         raise drystone.InvalidArgument(f"run: --history {options.history}: 1 or more are allowed")
+    recorder = _report.Recorder(options.report, options.trace)
+    settings = options.config
+    if recorder.records:
+        # As a setting: turned on by a call, it would open the device before the program can say
+        # which devices it sees.
+        settings = _with_history(settings, options.history)
     if options.without_torch:
-        drystone.configure(options.config)
+        drystone.configure(settings)
     else:
-        drystone.install(options.config, adapter=options.adapter)
-    return _report.Recorder(options.report, options.trace, options.history)
+        drystone.install(settings, adapter=options.adapter)
+    return recorder
+
+
+def _with_history(settings: str | None, events: int) -> str:
+    if settings is None:
+        named = (os.environ.get(name) for name in _library.SETTINGS_VARIABLES)
+        settings = next((value for value in named if value is not None), "")
+    return ",".join(part for part in [settings, f"history:{events}"] if part)
 
 
 def run(program: list[str], recorder: _report.Recorder) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from drystone import _library
+
 os.environ.setdefault("DRYSTONE_DEVICE", "sim")
 
-SETTINGS = ("DRYSTONE_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 MIB = 1 << 20
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -26,7 +27,9 @@ def run_program(
 ) -> subprocess.CompletedProcess[str]:
     """Runs Python with these arguments and without the settings around it; it has to succeed, or
     with ``fails`` to fail."""
-    around = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    around = {
+        name: value for name, value in os.environ.items() if name not in _library.SETTINGS_VARIABLES
+    }
     done = subprocess.run(
         [sys.executable, *arguments],
         env=around | {"DRYSTONE_DEVICE": "sim"} | (environment or {}),
@@ -50,8 +53,6 @@ class Blocks:
         self._live: list[int] = []
 
     def take(self, size: int, device: int = 0, stream: int = 0) -> int:
-        from drystone import _library
-
         out = ctypes.c_void_p()
         _library.call("drystone_allocate", size, device, stream, ctypes.byref(out))
         assert out.value
@@ -59,8 +60,6 @@ class Blocks:
         return out.value
 
     def give(self, address: int) -> None:
-        from drystone import _library
-
         self._live.remove(address)
         _library.call("drystone_free", address)
 

@@ -60,6 +60,29 @@ def test_settings_reach_the_allocator(script: Script) -> None:
     assert drystone("run", "--without-torch", "--config=limit:2GiB", path) == f"{2 << 30}\n"
 
 
+def test_the_history_comes_beside_the_settings_of_the_environment(
+    script: Script, tmp_path: Path
+) -> None:
+    path = script("import drystone; print(drystone.get_limit())")
+    options = ["--trace", str(tmp_path / "out.csv"), "--history", "5"]
+    environment = {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64", "DRYSTONE_CONF": "limit:1GiB"}
+    said = drystone("run", "--without-torch", *options, path, environment=environment)
+    assert said == f"{1 << 30}\n"
+
+
+def test_a_report_that_cannot_be_made_does_not_hide_the_program_s_end(
+    script: Script, tmp_path: Path
+) -> None:
+    path = script("print('done')")
+    options = ["--report", str(tmp_path / "out.html")]
+    nowhere = {"DRYSTONE_DEVICE": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+    done = run_program(
+        "-m", "drystone", "run", "--without-torch", *options, path, environment=nowhere
+    )
+    assert done.stdout == "done\n"
+    assert "the report could not be written: " in done.stderr
+
+
 def test_an_error_of_the_program_is_its_own(script: Script) -> None:
     path = script("import drystone; drystone.stats(99)")
     said = drystone("run", "--without-torch", path, fails=True)
