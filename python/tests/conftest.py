@@ -19,8 +19,6 @@ os.environ.setdefault("DRYSTONE_DEVICE", "sim")
 
 MIB = 1 << 20
 
-Program = Callable[..., "subprocess.CompletedProcess[str]"]
-
 
 def run_program(
     *arguments: str, environment: dict[str, str] | None = None, fails: bool = False
