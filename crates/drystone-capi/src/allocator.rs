@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 
-use drystone_core::{Allocator, CallbackId, DeviceId, InvalidDevice, Request, StreamId};
+use drystone_core::{Allocator, CallbackId, Config, DeviceId, InvalidDevice, Request, StreamId};
 
 use parking_lot::Mutex;
 
@@ -46,8 +46,12 @@ impl Callbacks {
 impl drystone_allocator_t {
     /// An allocator over the device that was chosen.
     pub fn new(setup: Setup) -> Result<drystone_allocator_t, Failure> {
-        let backend = Backend::open(setup.choice, setup.sim)?;
-        let core = Allocator::new(backend, setup.config)?;
+        Self::over(Backend::open(setup.choice, setup.sim)?, setup.config)
+    }
+
+    /// An allocator over a device that is open already.
+    pub fn over(backend: Backend, config: Config) -> Result<drystone_allocator_t, Failure> {
+        let core = Allocator::new(backend, config)?;
         Ok(drystone_allocator_t { core, callbacks: Callbacks::default() })
     }
 

@@ -28,6 +28,8 @@ pub mod sharing;
 pub mod snapshot;
 pub mod stats;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod text;
 pub mod torch;
 

@@ -215,6 +215,8 @@ pub extern "C" fn drystone_status_name(status: drystone_status_t) -> *const c_ch
 
 #[cfg(test)]
 mod tests {
+    use drystone_core::DriverCall;
+
     use super::*;
 
     fn last_error() -> String {
@@ -247,5 +249,33 @@ mod tests {
         set_last_error("mine".into());
         std::thread::spawn(|| assert_eq!(last_error(), "")).join().expect("no panic");
         assert_eq!(last_error(), "mine");
+    }
+
+    #[test]
+    fn every_error_has_the_status_of_what_it_means() {
+        let driver =
+            |kind| DriverError { call: DriverCall::Map, kind, code: 7, detail: "no".into() };
+        let table: [(Failure, drystone_status_t, &str); 8] = [
+            (AllocError::TooLarge { size: 1 << 50 }.into(), DRYSTONE_OUT_OF_MEMORY, "at most"),
+            (AllocError::TooManyHeaps(9).into(), DRYSTONE_NOT_SUPPORTED, "too many streams"),
+            (driver(DriverErrorKind::OutOfMemory).into(), DRYSTONE_OUT_OF_MEMORY, "map failed"),
+            (driver(DriverErrorKind::NotSupported).into(), DRYSTONE_NOT_SUPPORTED, "map failed"),
+            (driver(DriverErrorKind::DeviceLost).into(), DRYSTONE_DRIVER_ERROR, "(code 7)"),
+            (
+                PoolError::Driver(driver(DriverErrorKind::Other)).into(),
+                DRYSTONE_DRIVER_ERROR,
+                "map failed: no",
+            ),
+            (PoolError::Default.into(), DRYSTONE_POOL_ERROR, "default pool"),
+            (
+                PointerError::Foreign { pointer: 16 }.into(),
+                DRYSTONE_INVALID_POINTER,
+                "0x10 is not this allocator's",
+            ),
+        ];
+        for (failure, status, words) in table {
+            assert_eq!(failure.status, status, "{failure:?}");
+            assert!(failure.text.contains(words), "{failure:?}");
+        }
     }
 }
