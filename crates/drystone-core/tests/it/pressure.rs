@@ -368,3 +368,23 @@ fn empty_cache_gives_all_that_is_idle_back() {
         world.finish();
     });
 }
+
+/// A request that the limit or the device surely refuses is refused at once: making most of the memory
+/// and giving it back again takes the driver a second for some dozen gigabytes.
+#[test]
+fn what_cannot_be_had_is_not_begun() {
+    for config in ["limit:64MiB", "reserve:lean", ""] {
+        let mut world = World::plain(1024 * MIB, config);
+        if !config.starts_with("limit") {
+            world.sim.set_held_by_others(D0, 900 * MIB);
+        }
+        let at = world.allocate(D0, A, 8 * MIB).unwrap();
+        let before = world.tap.count(DriverCall::HandleCreate);
+        for _ in 0..3 {
+            assert!(world.allocate(D0, A, 512 * MIB).is_err());
+        }
+        assert_eq!(world.tap.count(DriverCall::HandleCreate), before, "{config}");
+        world.free(at);
+        world.finish();
+    }
+}

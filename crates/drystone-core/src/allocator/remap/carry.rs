@@ -12,9 +12,7 @@ use super::survey::Window;
 use crate::allocator::Allocator;
 use crate::allocator::slow::{NoSegment, Quest};
 use crate::device::Device;
-use crate::driver::{
-    DeviceId, Driver, DriverError, DriverErrorKind, HandleId, HandleKind, StreamId,
-};
+use crate::driver::{Driver, DriverError, StreamId};
 use crate::heap::{Heap, HeapCore, Pages};
 use crate::history::Action;
 use crate::pages::{HandleAt, MappingAt, PageStore, Piece};
@@ -200,72 +198,6 @@ impl<D: Driver> Allocator<D> {
             }
         }
         Ok(())
-    }
-
-    /// Makes the new handles of a part, as far as there are none that could not be given back.
-    fn create(
-        &self,
-        store: &mut PageStore,
-        quest: &Quest<'_>,
-        part: &mut Part,
-    ) -> Result<(), NoSegment> {
-        let device = quest.device;
-        let spills = quest.heap.lock().spills();
-        let kind = self.kind_of_new(spills);
-        let mut left = part.filling.new;
-        while let Some(spare) = store.take_spare(kind, left) {
-            left -= store.handle(spare).pages();
-            part.made.push(spare);
-        }
-        for count in self.policy.handles(left, part.handle_pages) {
-            let bytes = u64::from(count) * PAGE;
-            if !device.hold(kind, bytes) {
-                return Err(NoSegment::Full);
-            }
-            match self.make_handle(device.id, bytes, kind) {
-                Ok((id, kind)) => part.made.push(store.add_handle(id, kind, count)),
-                Err(error) => {
-                    device.unhold(kind, bytes);
-                    return Err(match error.kind {
-                        DriverErrorKind::OutOfMemory => NoSegment::Full,
-                        // Not every device reaches memory of the host.
-                        DriverErrorKind::NotSupported if spills => NoSegment::Full,
-                        _ => NoSegment::Failed(error),
-                    });
-                }
-            }
-            if !spills {
-                device.counters.device_alloc.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    }
-
-    fn kind_of_new(&self, spills: bool) -> HandleKind {
-        match (spills, self.exportable.load(Ordering::Relaxed)) {
-            (true, _) => HandleKind::Host,
-            (false, true) => HandleKind::Exportable,
-            (false, false) => HandleKind::Device,
-        }
-    }
-
-    /// Makes a handle of this kind, or of memory that cannot be shared where the driver shares none.
-    fn make_handle(
-        &self,
-        device: DeviceId,
-        bytes: u64,
-        kind: HandleKind,
-    ) -> Result<(HandleId, HandleKind), DriverError> {
-        match self.driver.handle_create(device, bytes, kind) {
-            Err(error)
-                if kind == HandleKind::Exportable
-                    && error.kind == DriverErrorKind::NotSupported =>
-            {
-                self.exportable.store(false, Ordering::Relaxed);
-                self.make_handle(device, bytes, HandleKind::Device)
-            }
-            made => made.map(|id| (id, kind)),
-        }
     }
 
     /// Maps what fills a part: the pieces and where they are mapped now.

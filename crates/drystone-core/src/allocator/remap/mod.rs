@@ -21,6 +21,7 @@ mod carry;
 mod compact;
 mod gather;
 mod home;
+mod make;
 mod place;
 mod shrink;
 mod survey;
