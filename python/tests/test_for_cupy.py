@@ -1,5 +1,5 @@
 """The allocator for CuPy, with a stand-in for CuPy on the simulated device. What needs a GPU is in
-``tests/gpu``."""
+``tests/libraries``."""
 
 from __future__ import annotations
 

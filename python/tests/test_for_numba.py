@@ -1,5 +1,5 @@
 """The memory manager for Numba, with a stand-in for Numba on the simulated device. What needs a GPU is
-in ``tests/gpu``."""
+in ``tests/libraries``."""
 
 from __future__ import annotations
 

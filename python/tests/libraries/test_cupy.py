@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpu_tools import on_gpu
+from library_tools import on_gpu
 
 SPIN = '''
 import cupy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gpu_tools import on_gpu
+from library_tools import on_gpu
 
 
 @pytest.mark.parametrize("stream_ordered", [False, True])

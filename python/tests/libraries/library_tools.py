@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import subprocess
+import sys
+import textwrap
 
 import pytest
-from conftest import run_code
 
 
 def no_gpu() -> str | None:
@@ -32,4 +34,11 @@ def on_gpu(code: str, *needs: str, settings: str = "") -> None:
     if reason is not None:
         assert "DRYSTONE_REQUIRE_GPU" not in os.environ, reason
         pytest.skip(reason)
-    run_code(code, environment={"DRYSTONE_DEVICE": "cuda", "DRYSTONE_CONF": settings})
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=os.environ | {"DRYSTONE_DEVICE": "cuda", "DRYSTONE_CONF": settings},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
