@@ -9,6 +9,8 @@ mod exception;
 mod filter;
 mod message;
 mod symbols;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io::Write;
