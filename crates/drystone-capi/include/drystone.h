@@ -31,32 +31,12 @@
 // compiled again; functions and fields at the end of structs that carry their size come without.
 #define DRYSTONE_ABI_VERSION 1
 
-// A block was handed out.
-#define DRYSTONE_ACTION_ALLOC 0
+// A pool for memory that the program wants apart.
+#define DRYSTONE_PURPOSE_USER 0
 
-// Its owner freed it.
-#define DRYSTONE_ACTION_FREE_REQUESTED 1
-
-// Its bytes became reusable.
-#define DRYSTONE_ACTION_FREE_COMPLETED 2
-
-// A segment was taken from the driver.
-#define DRYSTONE_ACTION_SEGMENT_ALLOC 3
-
-// A segment was given back to it.
-#define DRYSTONE_ACTION_SEGMENT_FREE 4
-
-// Pages came to an arena.
-#define DRYSTONE_ACTION_SEGMENT_MAP 5
-
-// Pages left an arena.
-#define DRYSTONE_ACTION_SEGMENT_UNMAP 6
-
-// A request ended in out of memory.
-#define DRYSTONE_ACTION_OOM 7
-
-// A snapshot was taken.
-#define DRYSTONE_ACTION_SNAPSHOT 8
+// A pool for a stream capture: until it ends nothing is waited for or given back on the device, and
+// until the pool is released its memory stays where it is, for the graph's replays.
+#define DRYSTONE_PURPOSE_CAPTURE 1
 
 // Free memory comes together, so that the next large request finds it without a driver call.
 #define DRYSTONE_DEFRAGMENT_GATHER 0
@@ -66,28 +46,6 @@
 
 // For functions that take it: all devices.
 #define DRYSTONE_ALL_DEVICES -1
-
-// A pool for memory that the program wants apart.
-#define DRYSTONE_PURPOSE_USER 0
-
-// A pool for a stream capture: until it ends nothing is waited for or given back on the device, and
-// until the pool is released its memory stays where it is, for the graph's replays.
-#define DRYSTONE_PURPOSE_CAPTURE 1
-
-// JSON, in torch's layout.
-#define DRYSTONE_FORMAT_JSON 0
-
-// A pickle, in torch's layout: what `torch.cuda.memory._dump_snapshot` writes.
-#define DRYSTONE_FORMAT_PICKLE 1
-
-// A block that is handed out.
-#define DRYSTONE_ACTIVE_ALLOCATED 0
-
-// A block that was freed, but a recorded stream may still be using it.
-#define DRYSTONE_ACTIVE_PENDING_FREE 1
-
-// A free block.
-#define DRYSTONE_INACTIVE 2
 
 // First index of `figures`: allocations that their owners have not freed.
 #define DRYSTONE_ALLOCATION 0
@@ -130,6 +88,48 @@
 
 // How many kinds there are.
 #define DRYSTONE_KINDS 3
+
+// JSON, in torch's layout.
+#define DRYSTONE_FORMAT_JSON 0
+
+// A pickle, in torch's layout: what `torch.cuda.memory._dump_snapshot` writes.
+#define DRYSTONE_FORMAT_PICKLE 1
+
+// A block that is handed out.
+#define DRYSTONE_ACTIVE_ALLOCATED 0
+
+// A block that was freed, but a recorded stream may still be using it.
+#define DRYSTONE_ACTIVE_PENDING_FREE 1
+
+// A free block.
+#define DRYSTONE_INACTIVE 2
+
+// A block was handed out.
+#define DRYSTONE_ACTION_ALLOC 0
+
+// Its owner freed it.
+#define DRYSTONE_ACTION_FREE_REQUESTED 1
+
+// Its bytes became reusable.
+#define DRYSTONE_ACTION_FREE_COMPLETED 2
+
+// A segment was taken from the driver.
+#define DRYSTONE_ACTION_SEGMENT_ALLOC 3
+
+// A segment was given back to it.
+#define DRYSTONE_ACTION_SEGMENT_FREE 4
+
+// Pages came to an arena.
+#define DRYSTONE_ACTION_SEGMENT_MAP 5
+
+// Pages left an arena.
+#define DRYSTONE_ACTION_SEGMENT_UNMAP 6
+
+// A request ended in out of memory.
+#define DRYSTONE_ACTION_OOM 7
+
+// A snapshot was taken.
+#define DRYSTONE_ACTION_SNAPSHOT 8
 
 // A caching allocator for the devices of a process. Any number of threads may use it at once.
 typedef struct drystone_allocator_t drystone_allocator_t;
@@ -178,6 +178,22 @@ typedef struct drystone_block_t {
     // The bytes that were asked for.
     uint64_t requested;
 } drystone_block_t;
+
+// Whether a pool is to serve requests on `stream`. It runs at every request while the pool is begun,
+// on any thread, and must not call the library.
+typedef bool (*drystone_filter_t)(drystone_stream_t stream, void *user);
+
+// What a defragmentation did, in bytes.
+typedef struct drystone_defragmented_t {
+    // Free memory that was mapped elsewhere.
+    uint64_t gathered;
+    // The largest run of free bytes of any stream and pool before.
+    uint64_t largest_before;
+    // And after.
+    uint64_t largest_after;
+    // Memory that went back to the device.
+    uint64_t given_back;
+} drystone_defragmented_t;
 
 // What a pressure callback is told. Sizes are in bytes.
 typedef struct drystone_pressure_t {
@@ -236,93 +252,6 @@ typedef struct drystone_out_of_memory_t {
 // True: something was freed, try again.
 typedef bool (*drystone_on_out_of_memory_t)(const struct drystone_out_of_memory_t *error, void *user);
 
-// One event of the history.
-typedef struct drystone_event_t {
-    // When, by `drystone_clock_ns`.
-    uint64_t time_ns;
-    // The block's or segment's address; of `DRYSTONE_ACTION_OOM` the device's free bytes.
-    uint64_t address;
-    // Bytes: asked for, of a block; of a segment, its own.
-    uint64_t size;
-    // The stream.
-    drystone_stream_t stream;
-    // The pool.
-    struct drystone_pool_t pool;
-    // The device.
-    int32_t device;
-    // What happened: a `DRYSTONE_ACTION_*`; other numbers may come with later libraries.
-    int32_t action;
-} drystone_event_t;
-
-// Shown one event; it may call the library.
-typedef void (*drystone_visit_event_t)(const struct drystone_event_t *event, void *user);
-
-// What a defragmentation did, in bytes.
-typedef struct drystone_defragmented_t {
-    // Free memory that was mapped elsewhere.
-    uint64_t gathered;
-    // The largest run of free bytes of any stream and pool before.
-    uint64_t largest_before;
-    // And after.
-    uint64_t largest_after;
-    // Memory that went back to the device.
-    uint64_t given_back;
-} drystone_defragmented_t;
-
-// Whether a pool is to serve requests on `stream`. It runs at every request while the pool is begun,
-// on any thread, and must not call the library.
-typedef bool (*drystone_filter_t)(drystone_stream_t stream, void *user);
-
-// Physical memory under a name that another process can import.
-typedef struct drystone_shared_handle_t {
-    // Its bytes.
-    uint64_t bytes;
-    // On CUDA a file descriptor of this process. Who gets it from `drystone_export` owns it and closes it.
-    int32_t fd;
-} drystone_shared_handle_t;
-
-// Shown one handle, in order of address.
-typedef void (*drystone_visit_handle_t)(const struct drystone_shared_handle_t *handle, void *user);
-
-// A block of a segment.
-typedef struct drystone_segment_block_t {
-    // Where it starts.
-    uint64_t address;
-    // Its bytes.
-    uint64_t size;
-    // The bytes that were asked for; 0 if it is free.
-    uint64_t requested;
-    // `DRYSTONE_ACTIVE_ALLOCATED`, `DRYSTONE_ACTIVE_PENDING_FREE` or `DRYSTONE_INACTIVE`.
-    int32_t state;
-} drystone_segment_block_t;
-
-// Memory of a device that the allocator holds: a segment, or consecutive pages of an arena.
-typedef struct drystone_segment_t {
-    // Where it starts.
-    uint64_t address;
-    // Its bytes.
-    uint64_t size;
-    // The stream in whose order its free bytes are reused.
-    drystone_stream_t stream;
-    // Its pool.
-    struct drystone_pool_t pool;
-    // Its device.
-    int32_t device;
-    // Whether it serves requests above 1 MiB.
-    bool large;
-    // Whether it is pages of an arena, and not a segment of the driver.
-    bool mapped;
-    // Whether it is memory of the host.
-    bool spilled;
-    // How many blocks it has.
-    size_t block_count;
-    // The blocks in order of address, without gaps.
-    const struct drystone_segment_block_t *blocks;
-} drystone_segment_t;
-
-// Shown one segment; it may call the library.
-typedef void (*drystone_visit_segment_t)(const struct drystone_segment_t *segment, void *user);
-
 // One quantity over time.
 typedef struct drystone_stat_t {
     // Now.
@@ -376,6 +305,77 @@ typedef struct drystone_stats_t {
     uint64_t driver_wait_ns;
 } drystone_stats_t;
 
+// A block of a segment.
+typedef struct drystone_segment_block_t {
+    // Where it starts.
+    uint64_t address;
+    // Its bytes.
+    uint64_t size;
+    // The bytes that were asked for; 0 if it is free.
+    uint64_t requested;
+    // `DRYSTONE_ACTIVE_ALLOCATED`, `DRYSTONE_ACTIVE_PENDING_FREE` or `DRYSTONE_INACTIVE`.
+    int32_t state;
+} drystone_segment_block_t;
+
+// Memory of a device that the allocator holds: a segment, or consecutive pages of an arena.
+typedef struct drystone_segment_t {
+    // Where it starts.
+    uint64_t address;
+    // Its bytes.
+    uint64_t size;
+    // The stream in whose order its free bytes are reused.
+    drystone_stream_t stream;
+    // Its pool.
+    struct drystone_pool_t pool;
+    // Its device.
+    int32_t device;
+    // Whether it serves requests above 1 MiB.
+    bool large;
+    // Whether it is pages of an arena, and not a segment of the driver.
+    bool mapped;
+    // Whether it is memory of the host.
+    bool spilled;
+    // How many blocks it has.
+    size_t block_count;
+    // The blocks in order of address, without gaps.
+    const struct drystone_segment_block_t *blocks;
+} drystone_segment_t;
+
+// Shown one segment; it may call the library.
+typedef void (*drystone_visit_segment_t)(const struct drystone_segment_t *segment, void *user);
+
+// One event of the history.
+typedef struct drystone_event_t {
+    // When, by `drystone_clock_ns`.
+    uint64_t time_ns;
+    // The block's or segment's address; of `DRYSTONE_ACTION_OOM` the device's free bytes.
+    uint64_t address;
+    // Bytes: asked for, of a block; of a segment, its own.
+    uint64_t size;
+    // The stream.
+    drystone_stream_t stream;
+    // The pool.
+    struct drystone_pool_t pool;
+    // The device.
+    int32_t device;
+    // What happened: a `DRYSTONE_ACTION_*`; other numbers may come with later libraries.
+    int32_t action;
+} drystone_event_t;
+
+// Shown one event; it may call the library.
+typedef void (*drystone_visit_event_t)(const struct drystone_event_t *event, void *user);
+
+// Physical memory under a name that another process can import.
+typedef struct drystone_shared_handle_t {
+    // Its bytes.
+    uint64_t bytes;
+    // On CUDA a file descriptor of this process. Who gets it from `drystone_export` owns it and closes it.
+    int32_t fd;
+} drystone_shared_handle_t;
+
+// Shown one handle, in order of address.
+typedef void (*drystone_visit_handle_t)(const struct drystone_shared_handle_t *handle, void *user);
+
 // It was done.
 #define DRYSTONE_OK 0
 
@@ -419,6 +419,20 @@ uint32_t drystone_abi_version(void);
 
 // The library's version, such as "0.1.0". Valid for ever.
 const char *drystone_version(void);
+
+// Why the last call of this thread that failed did so: the function's name and a sentence. Never NULL;
+// empty if none has failed. Valid until the thread's next call that fails. Calls that succeed leave it
+// as it is.
+const char *drystone_last_error(void);
+
+// The name of a status code, such as "DRYSTONE_OK"; "unknown status" for another number. Never NULL,
+// and valid for ever.
+const char *drystone_status_name(drystone_status_t status);
+
+// Fills a struct with the defaults: everything from the environment. It sets the fields of the first
+// version of the struct, which every later one begins with, and `struct_size` to that; a program
+// that uses fields of later versions begins with `DRYSTONE_CONFIG_INIT` instead.
+drystone_status_t drystone_config_init(struct drystone_config_t *config);
 
 // Makes an allocator. `config` NULL: everything from the environment. On failure `*out` is NULL.
 drystone_status_t drystone_create(const struct drystone_config_t *config,
@@ -466,6 +480,14 @@ drystone_status_t drystone_allocate_at(struct drystone_allocator_t *allocator,
                                        int32_t device,
                                        struct drystone_pool_t pool);
 
+// Gives the allocator of the process: one for all libraries that want to share memory. It is made on
+// first use and lives until the process ends; `drystone_destroy` refuses it.
+drystone_status_t drystone_process_allocator(struct drystone_allocator_t **out);
+
+// Says how the allocator of the process is to be made: before its first use. NULL is the environment.
+// The settings are checked now; the device is opened on first use.
+drystone_status_t drystone_process_configure(const struct drystone_config_t *config);
+
 // Says that work on `stream` uses the block too: after its free the bytes are not reused before that
 // stream has passed the free. The block's own stream needs no saying. NULL is accepted.
 drystone_status_t drystone_record_stream(struct drystone_allocator_t *allocator,
@@ -492,92 +514,6 @@ drystone_status_t drystone_pin(struct drystone_allocator_t *allocator,
 // accepted.
 drystone_status_t drystone_unpin(struct drystone_allocator_t *allocator,
                                  void *pointer);
-
-// Registers a callback for when the bytes reserved of a device pass a watermark on the way up: either
-// `fraction` (above 0, at most 1) of the limit or of the device's memory, or `bytes`; the other is 0.
-// It is called once each time. `*id` names it for `drystone_remove_callback`.
-drystone_status_t drystone_on_pressure(struct drystone_allocator_t *allocator,
-                                       int32_t device,
-                                       double fraction,
-                                       uint64_t bytes,
-                                       drystone_on_pressure_t callback,
-                                       void *user,
-                                       uint64_t *id);
-
-// Registers a callback for when a request is about to fail for lack of memory, on any device. If it
-// answers true the request is tried again, at most `oom_retries` times. `*id` names it for
-// `drystone_remove_callback`.
-drystone_status_t drystone_on_out_of_memory(struct drystone_allocator_t *allocator,
-                                            drystone_on_out_of_memory_t callback,
-                                            void *user,
-                                            uint64_t *id);
-
-// Forgets a callback, by the number that its registration gave. A call that is under way on another
-// thread may still be running afterwards.
-drystone_status_t drystone_remove_callback(struct drystone_allocator_t *allocator, uint64_t id);
-
-// Fills a struct with the defaults: everything from the environment. It sets the fields of the first
-// version of the struct, which every later one begins with, and `struct_size` to that; a program
-// that uses fields of later versions begins with `DRYSTONE_CONFIG_INIT` instead.
-drystone_status_t drystone_config_init(struct drystone_config_t *config);
-
-// Keeps the last `entries` events from now on; 0 stops and forgets.
-drystone_status_t drystone_history_set(struct drystone_allocator_t *allocator, size_t entries);
-
-// Shows the events that are kept, oldest first, from number `since` on; they are numbered from 0 in
-// the order they were written. `*next`, which may be NULL, is the number after the last, from which to
-// go on another time. Events are the program's to look at during the call of `visit` only.
-drystone_status_t drystone_visit_history(struct drystone_allocator_t *allocator,
-                                         uint64_t since,
-                                         drystone_visit_event_t visit,
-                                         void *user,
-                                         uint64_t *next);
-
-// The clock of the history in nanoseconds, from an origin of its own.
-drystone_status_t drystone_clock_ns(struct drystone_allocator_t *allocator, uint64_t *out);
-
-// How many devices the allocator serves; their indices are below.
-drystone_status_t drystone_device_count(struct drystone_allocator_t *allocator, uint32_t *out);
-
-// Gives memory without a live byte back to the device: the bytes in `*released`, which may be NULL.
-// `device` may be `DRYSTONE_ALL_DEVICES`.
-drystone_status_t drystone_empty_cache(struct drystone_allocator_t *allocator,
-                                       int32_t device,
-                                       uint64_t *released);
-
-// Brings what is free on a device into order, as `what` says: `DRYSTONE_DEFRAGMENT_GATHER` or
-// `DRYSTONE_DEFRAGMENT_GIVE_BACK`. No live byte moves. `out` may be NULL.
-drystone_status_t drystone_defragment(struct drystone_allocator_t *allocator,
-                                      int32_t device,
-                                      int32_t what,
-                                      struct drystone_defragmented_t *out);
-
-// Lets at most `bytes` of a device be reserved from now on; 0 is no limit. What is held above it stays
-// held, but nothing is added.
-drystone_status_t drystone_set_limit(struct drystone_allocator_t *allocator,
-                                     int32_t device,
-                                     uint64_t bytes);
-
-// Likewise a part of the device's memory, 0 to 1.
-drystone_status_t drystone_set_memory_fraction(struct drystone_allocator_t *allocator,
-                                               int32_t device,
-                                               double fraction);
-
-// The limit of a device in bytes; 0 if there is none.
-drystone_status_t drystone_limit(struct drystone_allocator_t *allocator,
-                                 int32_t device,
-                                 uint64_t *out);
-
-// Bytes that the allocator holds of a device.
-drystone_status_t drystone_reserved(struct drystone_allocator_t *allocator,
-                                    int32_t device,
-                                    uint64_t *out);
-
-// Bytes of a device that nobody holds, and that it has, as its driver says.
-drystone_status_t drystone_memory_info(struct drystone_allocator_t *allocator,
-                                       int32_t device,
-                                       uint64_t *free,
-                                       uint64_t *total);
 
 // A name that no other pool has.
 drystone_status_t drystone_new_pool_id(struct drystone_pool_t *out);
@@ -622,13 +558,141 @@ drystone_status_t drystone_pool_use_count(struct drystone_allocator_t *allocator
                                           struct drystone_pool_t pool,
                                           uint32_t *out);
 
-// Gives the allocator of the process: one for all libraries that want to share memory. It is made on
-// first use and lives until the process ends; `drystone_destroy` refuses it.
-drystone_status_t drystone_process_allocator(struct drystone_allocator_t **out);
+// How many devices the allocator serves; their indices are below.
+drystone_status_t drystone_device_count(struct drystone_allocator_t *allocator, uint32_t *out);
 
-// Says how the allocator of the process is to be made: before its first use. NULL is the environment.
-// The settings are checked now; the device is opened on first use.
-drystone_status_t drystone_process_configure(const struct drystone_config_t *config);
+// Gives memory without a live byte back to the device: the bytes in `*released`, which may be NULL.
+// `device` may be `DRYSTONE_ALL_DEVICES`.
+drystone_status_t drystone_empty_cache(struct drystone_allocator_t *allocator,
+                                       int32_t device,
+                                       uint64_t *released);
+
+// Brings what is free on a device into order, as `what` says: `DRYSTONE_DEFRAGMENT_GATHER` or
+// `DRYSTONE_DEFRAGMENT_GIVE_BACK`. No live byte moves. `out` may be NULL.
+drystone_status_t drystone_defragment(struct drystone_allocator_t *allocator,
+                                      int32_t device,
+                                      int32_t what,
+                                      struct drystone_defragmented_t *out);
+
+// Lets at most `bytes` of a device be reserved from now on; 0 is no limit. What is held above it stays
+// held, but nothing is added.
+drystone_status_t drystone_set_limit(struct drystone_allocator_t *allocator,
+                                     int32_t device,
+                                     uint64_t bytes);
+
+// Likewise a part of the device's memory, 0 to 1.
+drystone_status_t drystone_set_memory_fraction(struct drystone_allocator_t *allocator,
+                                               int32_t device,
+                                               double fraction);
+
+// The limit of a device in bytes; 0 if there is none.
+drystone_status_t drystone_limit(struct drystone_allocator_t *allocator,
+                                 int32_t device,
+                                 uint64_t *out);
+
+// Bytes that the allocator holds of a device.
+drystone_status_t drystone_reserved(struct drystone_allocator_t *allocator,
+                                    int32_t device,
+                                    uint64_t *out);
+
+// Bytes of a device that nobody holds, and that it has, as its driver says.
+drystone_status_t drystone_memory_info(struct drystone_allocator_t *allocator,
+                                       int32_t device,
+                                       uint64_t *free,
+                                       uint64_t *total);
+
+// Registers a callback for when the bytes reserved of a device pass a watermark on the way up: either
+// `fraction` (above 0, at most 1) of the limit or of the device's memory, or `bytes`; the other is 0.
+// It is called once each time. `*id` names it for `drystone_remove_callback`.
+drystone_status_t drystone_on_pressure(struct drystone_allocator_t *allocator,
+                                       int32_t device,
+                                       double fraction,
+                                       uint64_t bytes,
+                                       drystone_on_pressure_t callback,
+                                       void *user,
+                                       uint64_t *id);
+
+// Registers a callback for when a request is about to fail for lack of memory, on any device. If it
+// answers true the request is tried again, at most `oom_retries` times. `*id` names it for
+// `drystone_remove_callback`.
+drystone_status_t drystone_on_out_of_memory(struct drystone_allocator_t *allocator,
+                                            drystone_on_out_of_memory_t callback,
+                                            void *user,
+                                            uint64_t *id);
+
+// Forgets a callback, by the number that its registration gave. A call that is under way on another
+// thread may still be running afterwards.
+drystone_status_t drystone_remove_callback(struct drystone_allocator_t *allocator, uint64_t id);
+
+// The statistics of a device.
+drystone_status_t drystone_stats(struct drystone_allocator_t *allocator,
+                                 int32_t device,
+                                 struct drystone_stats_t *out);
+
+// The statistics of one pool of a device: `figures` only.
+drystone_status_t drystone_pool_stats(struct drystone_allocator_t *allocator,
+                                      int32_t device,
+                                      struct drystone_pool_t pool,
+                                      struct drystone_stats_t *out);
+
+// The statistics of a device as JSON: an object of numbers with the names of torch's `memory_stats`,
+// such as "allocated_bytes.all.current", and Drystone's own, which begin with "drystone.".
+drystone_status_t drystone_stats_json(struct drystone_allocator_t *allocator,
+                                      int32_t device,
+                                      struct drystone_text_t **out);
+
+// Lets the peaks of a device and of its pools start again from what is now.
+drystone_status_t drystone_reset_peak_stats(struct drystone_allocator_t *allocator, int32_t device);
+
+// Lets what accumulates on a device (allocated, freed, and the plain counts) start again from 0.
+drystone_status_t drystone_reset_accumulated_stats(struct drystone_allocator_t *allocator,
+                                                   int32_t device);
+
+// The bytes of a text, with a 0 behind them. Valid until it is freed. Of NULL: "".
+const char *drystone_text_data(const struct drystone_text_t *text);
+
+// How many bytes a text has, without the 0 behind them. Of NULL: 0.
+size_t drystone_text_size(const struct drystone_text_t *text);
+
+// Frees a text. NULL is accepted.
+drystone_status_t drystone_text_free(struct drystone_text_t *text);
+
+// Shows every segment and block of every device, in order of address. They are the program's to look
+// at during the call of `visit` only.
+drystone_status_t drystone_visit_segments(struct drystone_allocator_t *allocator,
+                                          drystone_visit_segment_t visit,
+                                          void *user);
+
+// A snapshot in torch's layout: segments with their blocks, the history if it is on, the settings.
+// `format` is `DRYSTONE_FORMAT_JSON` or `DRYSTONE_FORMAT_PICKLE`.
+drystone_status_t drystone_snapshot(struct drystone_allocator_t *allocator,
+                                    int32_t format,
+                                    struct drystone_text_t **out);
+
+// The history of a device as a trace, in Drystone's CSV: what `drystone compare` reads. Blocks that
+// were live before the history began come first.
+drystone_status_t drystone_trace(struct drystone_allocator_t *allocator,
+                                 int32_t device,
+                                 struct drystone_text_t **out);
+
+// The settings in force, as a text that can be given as `settings`; "" if all are at their default.
+drystone_status_t drystone_config_text(struct drystone_allocator_t *allocator,
+                                       struct drystone_text_t **out);
+
+// Keeps the last `entries` events from now on; 0 stops and forgets.
+drystone_status_t drystone_history_set(struct drystone_allocator_t *allocator, size_t entries);
+
+// Shows the events that are kept, oldest first, from number `since` on; they are numbered from 0 in
+// the order they were written. `*next`, which may be NULL, is the number after the last, from which to
+// go on another time. Events are the program's to look at during the call of `visit` only.
+drystone_status_t drystone_visit_history(struct drystone_allocator_t *allocator,
+                                         uint64_t since,
+                                         drystone_visit_event_t visit,
+                                         void *user,
+                                         uint64_t *next);
+
+// The clock of the history in nanoseconds, from an origin of its own.
+drystone_status_t drystone_clock_ns(struct drystone_allocator_t *allocator, uint64_t *out);
 
 // Lets work of the device `peer` use the memory of `device`: what is mapped now and what will be. With
 // `backing:malloc` it does nothing: there the access between the devices' contexts is what counts
@@ -664,70 +728,6 @@ drystone_status_t drystone_import(struct drystone_allocator_t *allocator,
 // capture leaves it for later.
 drystone_status_t drystone_end_import(struct drystone_allocator_t *allocator,
                                       void *address);
-
-// Shows every segment and block of every device, in order of address. They are the program's to look
-// at during the call of `visit` only.
-drystone_status_t drystone_visit_segments(struct drystone_allocator_t *allocator,
-                                          drystone_visit_segment_t visit,
-                                          void *user);
-
-// A snapshot in torch's layout: segments with their blocks, the history if it is on, the settings.
-// `format` is `DRYSTONE_FORMAT_JSON` or `DRYSTONE_FORMAT_PICKLE`.
-drystone_status_t drystone_snapshot(struct drystone_allocator_t *allocator,
-                                    int32_t format,
-                                    struct drystone_text_t **out);
-
-// The history of a device as a trace, in Drystone's CSV: what `drystone compare` reads. Blocks that
-// were live before the history began come first.
-drystone_status_t drystone_trace(struct drystone_allocator_t *allocator,
-                                 int32_t device,
-                                 struct drystone_text_t **out);
-
-// The settings in force, as a text that can be given as `settings`; "" if all are at their default.
-drystone_status_t drystone_config_text(struct drystone_allocator_t *allocator,
-                                       struct drystone_text_t **out);
-
-// The statistics of a device.
-drystone_status_t drystone_stats(struct drystone_allocator_t *allocator,
-                                 int32_t device,
-                                 struct drystone_stats_t *out);
-
-// The statistics of one pool of a device: `figures` only.
-drystone_status_t drystone_pool_stats(struct drystone_allocator_t *allocator,
-                                      int32_t device,
-                                      struct drystone_pool_t pool,
-                                      struct drystone_stats_t *out);
-
-// The statistics of a device as JSON: an object of numbers with the names of torch's `memory_stats`,
-// such as "allocated_bytes.all.current", and Drystone's own, which begin with "drystone.".
-drystone_status_t drystone_stats_json(struct drystone_allocator_t *allocator,
-                                      int32_t device,
-                                      struct drystone_text_t **out);
-
-// Lets the peaks of a device and of its pools start again from what is now.
-drystone_status_t drystone_reset_peak_stats(struct drystone_allocator_t *allocator, int32_t device);
-
-// Lets what accumulates on a device (allocated, freed, and the plain counts) start again from 0.
-drystone_status_t drystone_reset_accumulated_stats(struct drystone_allocator_t *allocator,
-                                                   int32_t device);
-
-// Why the last call of this thread that failed did so: the function's name and a sentence. Never NULL;
-// empty if none has failed. Valid until the thread's next call that fails. Calls that succeed leave it
-// as it is.
-const char *drystone_last_error(void);
-
-// The name of a status code, such as "DRYSTONE_OK"; "unknown status" for another number. Never NULL,
-// and valid for ever.
-const char *drystone_status_name(drystone_status_t status);
-
-// The bytes of a text, with a 0 behind them. Valid until it is freed. Of NULL: "".
-const char *drystone_text_data(const struct drystone_text_t *text);
-
-// How many bytes a text has, without the 0 behind them. Of NULL: 0.
-size_t drystone_text_size(const struct drystone_text_t *text);
-
-// Frees a text. NULL is accepted.
-drystone_status_t drystone_text_free(struct drystone_text_t *text);
 
 // Allocates for torch: `size` bytes of a device, to be used on `stream` first. 0 bytes are NULL. Throws
 // `c10::OutOfMemoryError` (in Python `torch.OutOfMemoryError`) if there is no memory, `c10::Error` on

@@ -54,7 +54,8 @@ pub struct Setup {
 impl Setup {
     /// What the environment says.
     pub fn from_env() -> Result<Setup, Failure> {
-        Setup::read(&EMPTY)
+        // SAFETY: it has no texts.
+        unsafe { Setup::read(&EMPTY) }
     }
 
     /// What a program says; NULL is the environment.
@@ -67,16 +68,22 @@ impl Setup {
         if config.is_null() {
             return Setup::from_env();
         }
-        // SAFETY: the caller vouches for it.
-        Setup::read(&unsafe { sized(config) }?)
+        // SAFETY: the caller vouches for both.
+        unsafe { Setup::read(&sized(config)?) }
     }
 
-    fn read(config: &drystone_config_t) -> Result<Setup, Failure> {
-        let config_of = match text(config.settings, "settings")? {
+    /// # Safety
+    ///
+    /// The texts are NULL or end with a 0.
+    unsafe fn read(config: &drystone_config_t) -> Result<Setup, Failure> {
+        // SAFETY: the caller's.
+        let (settings, device) =
+            unsafe { (text(config.settings, "settings")?, text(config.device, "device")?) };
+        let config_of = match settings {
             None => Config::from_env()?,
             Some(settings) => Config::parse(&settings)?,
         };
-        let choice = match text(config.device, "device")? {
+        let choice = match device {
             None => Choice::from_env()?,
             Some(name) => Choice::parse(&name, "device")?,
         };
@@ -92,8 +99,12 @@ impl Setup {
 }
 
 /// The struct as this library knows it: what an older one lacks is 0, which is every field's default.
+///
+/// # Safety
+///
+/// As for [`Setup::from_raw`], and not NULL.
 unsafe fn sized(config: *const drystone_config_t) -> Result<drystone_config_t, Failure> {
-    // SAFETY: the caller's; every version of the struct begins with its size.
+    // SAFETY: the caller's, and every version of the struct begins with its size.
     let given = unsafe { (&raw const (*config).struct_size).read() };
     // Sizes of structs are multiples of their alignment, so none ends within a field.
     let least = offset_of!(drystone_config_t, settings);
@@ -122,11 +133,16 @@ unsafe fn sized(config: *const drystone_config_t) -> Result<drystone_config_t, F
     Ok(copy)
 }
 
-fn text(text: *const c_char, field: &str) -> Result<Option<String>, Failure> {
+/// A field's text, if it has one.
+///
+/// # Safety
+///
+/// The text is NULL or ends with a 0.
+unsafe fn text(text: *const c_char, field: &str) -> Result<Option<String>, Failure> {
     if text.is_null() {
         return Ok(None);
     }
-    // SAFETY: the header says that texts end with a 0.
+    // SAFETY: the caller's.
     let text = unsafe { CStr::from_ptr(text) };
     match text.to_str() {
         Ok(text) => Ok(Some(text.to_owned())),
