@@ -49,6 +49,7 @@ from drystone._memory import (
     reset_peak_stats,
     reset_stats,
     stats,
+    stream_ends,
 )
 from drystone._summary import memory_summary
 from drystone._version import VERSION
@@ -91,6 +92,7 @@ __all__ = [
     "save_trace",
     "snapshot",
     "stats",
+    "stream_ends",
     "trace",
 ]
 

@@ -91,6 +91,24 @@ def empty_cache(device: Any = None) -> int:
     return _library.number("drystone_empty_cache", index)
 
 
+def stream_ends(stream: Any, device: Any = None) -> None:
+    """Says that a stream is about to be destroyed, so that the allocator does not name it any more.
+
+    PyTorch's own streams live as long as the process and need no saying. It is for streams that
+    others made and PyTorch used (``torch.cuda.ExternalStream``). Waits for the stream's work.
+
+    Args:
+        stream: The stream, as a number or an object of PyTorch's, CuPy's or Numba's.
+        device: Its device; None: PyTorch's current one.
+    """
+    for name in ("cuda_stream", "ptr", "handle"):
+        stream = getattr(stream, name, stream)
+    number = getattr(stream, "value", stream)
+    if not isinstance(number, int):
+        raise _library.InvalidArgument(f"drystone.stream_ends: {stream!r} is no stream")
+    _library.call("drystone_stream_ends", device_index(device), number)
+
+
 class Defragmented(NamedTuple):
     """What a defragmentation did, in bytes."""
 

@@ -127,6 +127,18 @@ def test_defragmenting_gathers_and_gives_back(blocks: Blocks) -> None:
     assert drystone.defragment(give_back=True).given_back >= 80 * MIB
 
 
+def test_a_stream_may_end(blocks: Blocks) -> None:
+    class External:
+        cuda_stream = 0x5000
+
+    blocks.give(blocks.take(10 * MIB, stream=External.cuda_stream))
+    drystone.stream_ends(External())
+    drystone.stream_ends(0x6000)
+    assert drystone.empty_cache() >= 10 * MIB, "what it had cached is there for others"
+    with pytest.raises(drystone.InvalidArgument, match="is no stream"):
+        drystone.stream_ends("main")
+
+
 def test_pressure_is_told_once_for_each_passing(blocks: Blocks) -> None:
     told: list[drystone.Pressure] = []
     with drystone.on_pressure(64 * MIB, told.append):
