@@ -95,6 +95,15 @@ static void check_cuda(void) {
     config.device = "cuda";
     drystone_status_t status = drystone_create(&config, &allocator);
     if (status == DRYSTONE_OK) {
+        // With a GPU: memory of it, on the legacy default stream by its other name too.
+        uint64_t released = 0;
+        void *pointer = allocate(allocator, 30 * MIB);
+        OK(drystone_record_stream(allocator, pointer, 1));
+        OK(drystone_free(allocator, pointer));
+        OK(drystone_stream_ends(allocator, 0, 1));
+        OK(drystone_empty_cache(allocator, 0, &released));
+        CHECK(released >= 30 * MIB);
+        CHECK(drystone_allocate(allocator, 1, 0, 2, &pointer) == DRYSTONE_DRIVER_ERROR);
         OK(drystone_destroy(allocator));
     } else {
         // No machine without a GPU is told that its memory is one.
