@@ -168,18 +168,21 @@ void Allocator::failed(
   for (const auto& observer : observers) {
     observer(device, size, total, free);
   }
-  // Programs look for torch's words in the text.
+  // Programs look for torch's words in the text; the name of the C function is of no use to them.
+  const auto reason = message.find("out of memory on ");
   TORCH_CHECK_WITH(
       OutOfMemoryError,
       false,
       "CUDA out of memory. Tried to allocate ",
       c10::CachingAllocator::format_size(size),
-      " on GPU ",
+      ". GPU ",
       static_cast<int>(device),
-      " for stream ",
-      number_of(stream),
-      ". Drystone: ",
-      message);
+      " has a total capacity of ",
+      c10::CachingAllocator::format_size(total),
+      " of which ",
+      c10::CachingAllocator::format_size(free),
+      " is free. Drystone: ",
+      reason == std::string::npos ? message : message.substr(reason));
 }
 
 c10::DataPtr Allocator::allocate(size_t size) {
