@@ -1,4 +1,4 @@
-"""What has to hold on a real GPU, on the plain path: see torch/gpu.py."""
+"""What has to hold on a real GPU, on the plain path: see sources/gpu.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The entry points for PyTorch, called by PyTorch's own class in C++: see torch/hooks.cpp."""
+"""The entry points for PyTorch, called by PyTorch's own class in C++: see sources/hooks.cpp."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCES = Path(__file__).parent / "torch"
+SOURCES = Path(__file__).with_name("sources")
 
 
 @functools.cache

@@ -1,5 +1,5 @@
 //! The entry points in a process without a C++ runtime, where nothing can be thrown: what they do, and
-//! what they say as the last error. With torch around, `python/tests/torch/hooks.cpp` tests them.
+//! what they say as the last error. With torch around, `python/tests/sources/hooks.cpp` tests them.
 
 use std::ffi::{CStr, c_void};
 use std::ptr::{null, null_mut};
