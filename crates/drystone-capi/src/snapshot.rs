@@ -113,11 +113,14 @@ fn shown(block: &drystone_core::BlockInfo) -> drystone_segment_block_t {
     }
 }
 
-/// Whether the segment is pages of an arena: all are, where the device can map memory.
+/// Bytes of a page: what the allocator maps memory in.
+const PAGE: u64 = 2 << 20;
+
+/// Whether the segment is pages of an arena: all are, where the device can map memory in pages.
 fn is_mapped(allocator: &drystone_allocator_t, segment: &SegmentInfo) -> bool {
     let core = allocator.core();
     core.config().backing == drystone_core::config::Backing::Vmm
-        && core.driver().page_bytes(segment.device).is_ok()
+        && core.driver().page_bytes(segment.device).is_ok_and(|bytes| PAGE.is_multiple_of(bytes))
 }
 
 /// A snapshot in torch's layout: segments with their blocks, the history if it is on, the settings.
