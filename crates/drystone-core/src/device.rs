@@ -11,7 +11,7 @@ use crate::pages::PageStore;
 use crate::pool::{Pool, PoolId, Purpose};
 use crate::stats::Stat;
 use crate::stats::totals::Totals;
-use crate::ticket::Tickers;
+use crate::ticket::{Ticker, Tickers};
 
 /// Which streams' requests a begun pool serves.
 pub(crate) type StreamFilter = Arc<dyn Fn(StreamId) -> bool + Send + Sync>;
@@ -98,8 +98,8 @@ pub(crate) struct Device {
     pub(crate) default_pool: Arc<Pool>,
     private_pools: RwLock<HashMap<PoolId, Arc<Pool>>>,
     scopes: RwLock<Vec<Scope>>,
-    /// How many scopes there are, so that the fast path need not look.
-    active_scopes: AtomicU32,
+    /// How many scopes and ended streams there are, so that the fast path need not look.
+    exceptions: AtomicU32,
     captures: AtomicU32,
     /// Read while the driver is asked what it forbids in a capture; written while one begins.
     asking: RwLock<()>,
@@ -127,7 +127,7 @@ impl Device {
             default_pool: Arc::new(Pool::new(PoolId::DEFAULT)),
             private_pools: RwLock::new(HashMap::new()),
             scopes: RwLock::new(Vec::new()),
-            active_scopes: AtomicU32::new(0),
+            exceptions: AtomicU32::new(0),
             captures: AtomicU32::new(0),
             asking: RwLock::new(()),
             tickers: Tickers::new(id),
@@ -202,10 +202,25 @@ impl Device {
         self.asking.try_read().filter(|_| !self.is_capturing())
     }
 
-    /// Whether any pool was begun.
+    /// Whether any pool was begun, or any stream ended and did not begin again.
     #[inline]
-    pub(crate) fn has_scopes(&self) -> bool {
-        self.active_scopes.load(Ordering::Acquire) > 0
+    pub(crate) fn has_exceptions(&self) -> bool {
+        self.exceptions.load(Ordering::Acquire) > 0
+    }
+
+    /// Notes that a stream has ended, all of whose work is done: nobody asks the driver about it.
+    pub(crate) fn stream_ended(&self, ticker: &Ticker) {
+        if ticker.end() {
+            self.exceptions.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Notes that work on a stream is to come; it may be another one of the name.
+    #[inline]
+    pub(crate) fn stream_is_used(&self, stream: StreamId) {
+        if self.has_exceptions() && self.tickers.begin(stream) {
+            self.exceptions.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     /// The pool begun last whose filter wants this stream.
@@ -315,7 +330,7 @@ impl Device {
             scope.pool.holding.lock().captured = true;
             self.captures.fetch_add(1, Ordering::AcqRel);
         }
-        self.active_scopes.fetch_add(1, Ordering::AcqRel);
+        self.exceptions.fetch_add(1, Ordering::AcqRel);
         scopes.push(scope);
         true
     }
@@ -338,7 +353,7 @@ impl Device {
             }
             self.captures.fetch_sub(1, Ordering::AcqRel);
         }
-        self.active_scopes.fetch_sub(1, Ordering::AcqRel);
+        self.exceptions.fetch_sub(1, Ordering::AcqRel);
         // The filter is the caller's: dropped without the lock.
         drop(scopes);
         drop(scope);

@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -33,6 +33,9 @@ pub(crate) struct Ticker {
     /// Recorded events that are not known to be done. Whoever asks the driver about one takes it
     /// out first, so that no lock is held during the call and no two threads own an event.
     outstanding: Mutex<Vec<(Stamp, EventId)>>,
+    /// Whether the stream has ended: then nothing is submitted to it, and the driver may not know it
+    /// any more. Changes under the lock of `outstanding`.
+    ended: AtomicBool,
 }
 
 impl Ticker {
@@ -44,7 +47,40 @@ impl Ticker {
             recorded: AtomicU64::new(0),
             passed: AtomicU64::new(0),
             outstanding: Mutex::new(Vec::new()),
+            ended: AtomicBool::new(false),
         }
+    }
+
+    /// Says that the stream ends, all of whose work is done. False if it has ended already.
+    pub(crate) fn end(&self) -> bool {
+        let _lock = self.outstanding.lock();
+        !self.ended.swap(true, Ordering::AcqRel)
+    }
+
+    /// Says that the stream, or another one of its name, is used again. False if it had not ended.
+    pub(crate) fn begin(&self) -> bool {
+        if !self.ended.load(Ordering::Acquire) {
+            return false;
+        }
+        let _lock = self.outstanding.lock();
+        self.ended.swap(false, Ordering::AcqRel)
+    }
+
+    /// If the stream has ended: takes the next ticket and notes it as passed, without the driver.
+    fn pass_if_ended(&self) -> bool {
+        if !self.ended.load(Ordering::Acquire) {
+            return false;
+        }
+        // Stamps that are covered were taken before a new stream of this name was used: it begins
+        // under the lock.
+        let _lock = self.outstanding.lock();
+        let ended = self.ended.load(Ordering::Acquire);
+        if ended {
+            let ticket = self.next.fetch_add(1, Ordering::AcqRel);
+            self.recorded.fetch_max(ticket, Ordering::AcqRel);
+            self.passed.fetch_max(ticket, Ordering::AcqRel);
+        }
+        ended
     }
 
     /// The present point in the stream's order.
@@ -92,13 +128,17 @@ impl Ticker {
         self.record(driver, events, |event| driver.stream_wait_event(self.device, waiter, event))
     }
 
-    /// Records the next ticket and, while the event is still this thread's own, does `then`.
+    /// Records the next ticket and, while the event is still this thread's own, does `then`. On a
+    /// stream that has ended there is nothing to record and nothing to wait for.
     fn record(
         &self,
         driver: &impl Driver,
         events: &EventStore,
         then: impl FnOnce(EventId) -> Result<(), DriverError>,
     ) -> Result<(), DriverError> {
+        if self.pass_if_ended() {
+            return Ok(());
+        }
         let event = events.take(driver)?;
         let ticket = self.next.fetch_add(1, Ordering::AcqRel);
         if let Err(error) = driver.event_record(self.device, event, self.stream) {
@@ -228,6 +268,11 @@ impl Tickers {
         }
         let mut all = self.by_stream.write();
         Arc::clone(all.entry(stream).or_insert_with(|| Arc::new(Ticker::new(self.device, stream))))
+    }
+
+    /// Says that a stream is used: whether it had ended before.
+    pub(crate) fn begin(&self, stream: StreamId) -> bool {
+        self.by_stream.read().get(&stream).is_some_and(|ticker| ticker.begin())
     }
 
     /// Gives every event back to the driver, at the allocator's end.

@@ -194,11 +194,12 @@ impl<D: Driver> Allocator<D> {
         let fit = self.policy.fit(request.size, request.align);
         let routed;
         let mut pool = &device.default_pool;
-        if device.has_scopes()
-            && let Some(other) = device.route(request.stream)
-        {
-            routed = other;
-            pool = &routed;
+        if device.has_exceptions() {
+            device.stream_is_used(request.stream);
+            if let Some(other) = device.route(request.stream) {
+                routed = other;
+                pool = &routed;
+            }
         }
         if let Some(Held { heap, term }) = pool.heap(request.stream) {
             let mut core = heap.lock();
@@ -279,7 +280,9 @@ impl<D: Driver> Allocator<D> {
         let (_, mut core, block) = self.locate_any(pointer)?;
         let key = core.key();
         if key.stream != stream {
-            let ticker = self.devices[key.device.0 as usize].tickers.of(stream);
+            let device = &self.devices[key.device.0 as usize];
+            device.stream_is_used(stream);
+            let ticker = device.tickers.of(stream);
             core.add_use(block.index, ticker);
         }
         Ok(())

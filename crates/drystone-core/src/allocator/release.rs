@@ -302,7 +302,8 @@ impl<D: Driver> Allocator<D> {
     /// Says that a stream is about to be destroyed: waits for the work submitted to it, so that
     /// what was freed on it or waits for it can go to others, also if the driver gives the
     /// stream's name to another one later. Nothing may be submitted to the stream afterwards, and
-    /// its live blocks should have been freed before. Not in a capture.
+    /// its live blocks should have been freed before. The driver is not asked about the stream any
+    /// more until the name is used again: by a request, or recorded on a block. Not in a capture.
     pub fn stream_ends(&self, device: DeviceId, stream: StreamId) -> Result<(), AllocError> {
         let device = self.device(device)?;
         let ticker = device.tickers.of(stream);
@@ -316,6 +317,7 @@ impl<D: Driver> Allocator<D> {
         };
         ticker.wait(&self.driver, &device.tickers.events, ticker.stamp())?;
         drop(awake);
+        device.stream_ended(&ticker);
         for (_, heap) in device.totals.heaps() {
             self.settle_known(device, &heap);
         }

@@ -234,6 +234,35 @@ fn a_stream_that_ends_leaves_its_memory_to_others() {
 }
 
 #[test]
+fn the_driver_is_not_asked_about_a_stream_that_has_ended() {
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, backing);
+        let at = [20 * MIB, 20 * MIB, MIB].map(|size| world.allocate(D0, A, size).unwrap());
+        at.iter().for_each(|&at| world.free(at));
+        world.allocator.stream_ends(D0, A).unwrap();
+        let before =
+            [DriverCall::EventRecord, DriverCall::StreamWaitEvent].map(|c| calls(&world, c));
+        // Others get its memory, and the rest goes back.
+        let other = world.allocate(D0, B, 50 * MIB).unwrap();
+        world.allocator.empty_cache(D0).unwrap();
+        let after =
+            [DriverCall::EventRecord, DriverCall::StreamWaitEvent].map(|c| calls(&world, c));
+        assert_eq!(before, after);
+        // Another stream of the name: it is followed like any, which the device watches.
+        let again = world.allocate(D0, A, 10 * MIB).unwrap();
+        world.touch(again);
+        world.free(again);
+        world.touch_on(other, A);
+        world.free(other);
+        for stream in [B, A, B] {
+            let at = world.allocate(D0, stream, 60 * MIB).unwrap();
+            world.free(at);
+        }
+        world.finish();
+    });
+}
+
+#[test]
 fn a_stream_that_the_driver_refuses_gets_no_memory() {
     let devices = vec![drystone_sim::DeviceConfig {
         streams: Some(vec![A]),
