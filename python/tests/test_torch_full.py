@@ -7,12 +7,14 @@ Each test is a program of its own, since a process changes its allocator once.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+import drystone.torch
 import pytest
 import torch_tools
 from conftest import run_code
@@ -423,3 +425,38 @@ def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
         pytest.skip(done.stdout)
     assert "nothing works" in done.stdout and str(tmp_path / "made") in done.stdout
     assert done.stdout.count("\n") == 1
+
+
+def test_descriptors_go_from_process_to_process(tmp_path: Path) -> None:
+    torch = torch_tools.torch_folder()
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no c++")
+    sources = Path(drystone.torch.__file__).with_name("csrc")
+    program = tmp_path / "descriptors"
+    subprocess.run(
+        [
+            compiler, "-std=c++20", "-Wall", "-Wextra", "-Werror", "-pthread",
+            f"-isystem{torch / 'include'}", f"-I{sources}",
+            str(torch_tools.SOURCES / "descriptors.cpp"), str(sources / "descriptors.cpp"),
+            f"-L{torch / 'lib'}", f"-Wl,-rpath,{torch / 'lib'}", "-lc10", "-o", str(program),
+        ],
+        check=True,
+    )
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == "fetched\n", done.stderr
+
+
+def test_the_sources_have_no_warnings(tmp_path: Path) -> None:
+    from drystone.torch import adapter
+
+    try:
+        headers = adapter._headers(torch_tools.torch_folder())
+        compiler = adapter._compiler()
+    except adapter.AdapterUnavailable as error:
+        pytest.skip(str(error))
+    include = [f"-isystem{folder}" for folder in headers]
+    for source in sorted(adapter._SOURCES.glob("*.cpp")):
+        command = [compiler, *adapter._FLAGS, "-O0", "-Werror", "-fsyntax-only", *include, str(source)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

@@ -130,7 +130,7 @@ void* Allocator::request(size_t size, DeviceIndex device, cudaStream_t stream) {
   void* pointer = nullptr;
   const auto status = library.allocate(ready(), size, device, number_of(stream), &pointer);
   if (status != DRYSTONE_OK) {
-    failed(status, size, device, stream);
+    failed(status, size, device);
   }
   if (watched) {
     history.allocated(pointer, std::move(context));
@@ -141,11 +141,7 @@ void* Allocator::request(size_t size, DeviceIndex device, cudaStream_t stream) {
   return pointer;
 }
 
-void Allocator::failed(
-    drystone_status_t status,
-    size_t size,
-    DeviceIndex device,
-    cudaStream_t stream) {
+void Allocator::failed(drystone_status_t status, size_t size, DeviceIndex device) {
   const std::string message = library.last_error();
   TORCH_CHECK(status == DRYSTONE_OUT_OF_MEMORY, message);
   uint64_t free = 0;

@@ -137,11 +137,7 @@ class Allocator final : public native::CUDAAllocator {
   using Scope = std::pair<DeviceIndex, MempoolId_t>;
 
   void* request(size_t size, DeviceIndex device, cudaStream_t stream);
-  [[noreturn]] void failed(
-      drystone_status_t status,
-      size_t size,
-      DeviceIndex device,
-      cudaStream_t stream);
+  [[noreturn]] void failed(drystone_status_t status, size_t size, DeviceIndex device);
 
   std::mutex mutex_; // of what follows; never held in a call to libdrystone that allocates
   std::vector<native::OutOfMemoryObserver> observers_;

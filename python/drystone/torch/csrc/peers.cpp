@@ -1,15 +1,15 @@
 // Other devices and other processes.
 #include "allocator.h"
+#include "descriptors.h"
 
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstring>
+#include <mutex>
 #include <unordered_map>
 
 namespace drystone_torch {
@@ -18,15 +18,14 @@ std::atomic<size_t> shared_blocks{0};
 
 namespace {
 
-// What a process tells another of a block, as bytes: this, then a `Name` for each handle of memory.
+// What a process tells another of a block, as bytes: this, then for pages the bytes of each handle and the
+// name to fetch the handles at, for a segment of the driver a cudaIpcMemHandle_t.
 struct Header {
-  // A block over pages, whose handles are fetched by their file descriptors; or a segment of the driver,
-  // of which one cudaIpcMemHandle_t follows.
   enum Kind : uint32_t { PAGES = 0x44725031, SEGMENT = 0x44725331 };
   uint32_t kind;
   int32_t process;
-  // Descriptors come again, numbers of sharings do not: names of different memory differ.
-  uint64_t serial;
+  // Numbers of sharings do not come again, so names of different memory differ.
+  uint64_t number;
   uint64_t handles;
 };
 
@@ -35,12 +34,21 @@ struct Shared {
   std::vector<drystone_shared_handle_t> handles;
   // The address of the first handle.
   uint64_t base;
+  uint64_t number;
 };
 
-std::mutex sharing_mutex; // of what follows
-std::unordered_map<void*, Shared> shared;
-uint64_t next_serial = 0;
-std::unordered_map<std::string, std::weak_ptr<void>> opened;
+// What is shared. Never destroyed: the thread that answers lives until the process ends.
+struct Sharing {
+  std::mutex mutex; // of what follows
+  std::unordered_map<void*, Shared> shared;
+  uint64_t next_number = 0;
+  std::unordered_map<std::string, std::weak_ptr<void>> opened;
+};
+
+Sharing& sharing() {
+  static auto* all = new Sharing();
+  return *all;
+}
 
 template <typename T>
 void append(std::string& text, const T& value) {
@@ -56,14 +64,28 @@ T take(const std::string& text, size_t& at) {
   return value;
 }
 
-std::string text_of(Header::Kind kind, const std::vector<drystone_shared_handle_t>& handles) {
-  std::string text;
-  append(text, Header{kind, getpid(), next_serial++, handles.size()});
-  for (const auto& handle : handles) {
-    append(text, handle.bytes);
-    append(text, handle.fd);
+// Copies of the descriptors that are shared under a number: the block may be freed while they are sent.
+std::vector<int> descriptors_of(uint64_t number) {
+  std::lock_guard<std::mutex> guard(sharing().mutex);
+  for (const auto& [_, shared] : sharing().shared) {
+    if (shared.number == number) {
+      std::vector<int> copies;
+      for (const auto& handle : shared.handles) {
+        copies.push_back(dup(handle.fd));
+      }
+      return copies;
+    }
   }
-  return text;
+  return {};
+}
+
+std::string text_of(const Shared& shared) {
+  std::string text;
+  append(text, Header{Header::PAGES, getpid(), shared.number, shared.handles.size()});
+  for (const auto& handle : shared.handles) {
+    append(text, handle.bytes);
+  }
+  return text + serve_descriptors(&descriptors_of);
 }
 
 // A segment of the driver, which CUDA shares itself.
@@ -77,52 +99,29 @@ native::ShareableHandle share_segment(void* pointer, void* base) {
   return {static_cast<char*>(pointer) - static_cast<char*>(base), std::move(text)};
 }
 
-// A file descriptor of another process as one of this process.
-int fetch(int process_fd, const Header& header, int fd) {
-  const auto fetched = static_cast<int>(syscall(SYS_pidfd_getfd, process_fd, fd, 0));
-  TORCH_CHECK(
-      fetched >= 0,
-      "Drystone cannot fetch the memory that process ", header.process, " shares: pidfd_getfd: ",
-      std::strerror(errno),
-      ". The kernel must be 5.6 or newer, and this process must be allowed to trace that one (same user; "
-      "kernel.yama.ptrace_scope 0, or prctl(PR_SET_PTRACER) there; in a container the capability SYS_PTRACE)."
-      " With DRYSTONE_CONF=backing:malloc tensors are shared without it");
-  return fetched;
-}
-
 std::shared_ptr<void> open_pages(const Header& header, const std::string& text, size_t at) {
   TORCH_CHECK(
       header.process != getpid(), "a shared tensor's handle was opened by the process that made it");
-  const auto process_fd = static_cast<int>(syscall(SYS_pidfd_open, header.process, 0));
-  TORCH_CHECK(
-      process_fd >= 0,
-      "Drystone cannot reach process ", header.process, ", which shared a tensor: pidfd_open: ",
-      std::strerror(errno));
-  std::vector<drystone_shared_handle_t> handles;
-  const auto close_all = [&] {
-    for (const auto& handle : handles) {
-      close(handle.fd);
-    }
-    close(process_fd);
-  };
-  try {
-    for (uint64_t i = 0; i < header.handles; ++i) {
-      const auto bytes = take<uint64_t>(text, at);
-      const auto fd = take<int32_t>(text, at);
-      handles.push_back({bytes, fetch(process_fd, header, fd)});
-    }
-    void* address = nullptr;
-    check(library.import_handles(
-        ready(), c10::cuda::current_device(), handles.data(), handles.size(), &address));
-    close_all();
-    return {address, [](void* imported) {
-              // It runs when a tensor dies, and must not throw; libdrystone tries again later.
-              library.end_import(process, imported);
-            }};
-  } catch (...) {
-    close_all();
-    throw;
+  TORCH_CHECK(header.handles <= text.size(), "a shared tensor's handle is cut short");
+  std::vector<drystone_shared_handle_t> handles(header.handles);
+  for (auto& handle : handles) {
+    handle.bytes = take<uint64_t>(text, at);
   }
+  const auto descriptors = fetch_descriptors(text.substr(at), header.number, handles.size());
+  for (size_t i = 0; i < handles.size(); ++i) {
+    handles[i].fd = descriptors[i];
+  }
+  void* address = nullptr;
+  const auto status = library.import_handles(
+      ready(), c10::cuda::current_device(), handles.data(), handles.size(), &address);
+  for (const auto& handle : handles) {
+    close(handle.fd);
+  }
+  check(status);
+  return {address, [](void* imported) {
+            // It runs when a tensor dies, and must not throw; libdrystone tries again later.
+            library.end_import(process, imported);
+          }};
 }
 
 std::shared_ptr<void> open_segment(const std::string& text, size_t at) {
@@ -140,7 +139,8 @@ std::shared_ptr<void> open_segment(const std::string& text, size_t at) {
 } // namespace
 
 void end_sharing(void* pointer) {
-  std::lock_guard<std::mutex> guard(sharing_mutex);
+  std::lock_guard<std::mutex> guard(sharing().mutex);
+  auto& shared = sharing().shared;
   if (const auto found = shared.extract(pointer)) {
     for (const auto& handle : found.mapped().handles) {
       close(handle.fd);
@@ -181,7 +181,8 @@ native::ShareableHandle Allocator::shareIpcHandle(void* pointer) {
   check(library.block(process, pointer, &block));
   void* start = reinterpret_cast<void*>(block.address);
   const auto address = reinterpret_cast<uint64_t>(pointer);
-  std::lock_guard<std::mutex> guard(sharing_mutex);
+  std::lock_guard<std::mutex> guard(sharing().mutex);
+  auto& shared = sharing().shared;
   auto found = shared.find(start);
   if (found == shared.end()) {
     Shared made;
@@ -202,7 +203,8 @@ native::ShareableHandle Allocator::shareIpcHandle(void* pointer) {
     }
     check(status);
     made.base = block.address - offset;
-    made.text = text_of(Header::PAGES, made.handles);
+    made.number = sharing().next_number++;
+    made.text = text_of(made);
     found = shared.emplace(start, std::move(made)).first;
     shared_blocks = shared.size();
   }
@@ -217,12 +219,18 @@ std::shared_ptr<void> Allocator::getIpcDevPtr(std::string text) {
       "this handle was not made by Drystone: the process that sends the tensor must use Drystone too");
   // Opened for each device that asks: the mapping is the device's.
   const auto key = text + static_cast<char>(c10::cuda::current_device());
-  std::lock_guard<std::mutex> guard(sharing_mutex);
-  if (auto known = opened[key].lock()) {
-    return known;
+  auto& opened = sharing().opened;
+  {
+    std::lock_guard<std::mutex> guard(sharing().mutex);
+    if (auto known = opened[key].lock()) {
+      return known;
+    }
   }
+  // Not under the lock, which is needed to answer: two processes may be asking each other.
   auto made =
       header.kind == Header::PAGES ? open_pages(header, text, at) : open_segment(text, at);
+  std::lock_guard<std::mutex> guard(sharing().mutex);
+  // Another thread may have opened it meanwhile; then there are two mappings of the same memory.
   std::erase_if(opened, [](const auto& entry) { return entry.second.expired(); });
   opened[key] = made;
   return made;
