@@ -119,6 +119,7 @@ _STATUS: dict[str, list[Any]] = {
     "drystone_set_memory_fraction": [_allocator, c_int32, c_double],
     "drystone_limit": [_allocator, c_int32, _u64],
     "drystone_reserved": [_allocator, c_int32, _u64],
+    "drystone_enable_peer_access": [_allocator, c_int32, c_int32],
     "drystone_memory_info": [_allocator, c_int32, _u64, _u64],
     "drystone_on_pressure": [
         _allocator,
@@ -203,16 +204,24 @@ def version() -> str:
     return bytes(library().drystone_version()).decode()
 
 
-def configure(settings: str | None, device: str | None = None) -> None:
+def configure(
+    settings: str | None, device: str | None = None, *, simulated_devices: int = 0
+) -> None:
     """Says how the allocator of the process is to be made, before its first use.
 
     None is what the environment says: of the settings, the first of DRYSTONE_CONF,
     PYTORCH_ALLOC_CONF and PYTORCH_CUDA_ALLOC_CONF; of the device, DRYSTONE_DEVICE.
+
+    Args:
+        settings: Such as ``"limit:12GiB,reserve:lean"``.
+        device: ``"auto"`` and ``"cuda"`` are the GPUs, ``"sim"`` a simulated device.
+        simulated_devices: How many simulated devices, should it be these; 0 is one.
     """
     config = Config(
         struct_size=sizeof(Config),
         settings=None if settings is None else settings.encode(),
         device=None if device is None else device.encode(),
+        sim_devices=simulated_devices,
     )
     check(library().drystone_process_configure(byref(config)))
 

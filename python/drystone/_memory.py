@@ -91,6 +91,15 @@ def empty_cache(device: Any = None) -> int:
     return _library.number("drystone_empty_cache", index)
 
 
+def enable_peer_access(device: Any, peer: Any) -> None:
+    """Lets work of the device ``peer`` use the memory of ``device``, what there is and what will be.
+
+    For several GPUs in one process on PyTorch's plain path, in both directions; the full adapter
+    does it by itself. Raises :class:`Error` if the devices cannot reach each other.
+    """
+    _library.call("drystone_enable_peer_access", device_index(device), device_index(peer))
+
+
 def stream_ends(stream: Any, device: Any = None) -> None:
     """Says that a stream is about to be destroyed, so that the allocator does not name it any more.
 

@@ -52,6 +52,25 @@ def test_settings_come_too_late_once_it_is_in_use() -> None:
     assert "before the first allocation" in done.stdout
 
 
+def test_several_devices_and_access_between_them() -> None:
+    run_code(
+        """
+        import drystone
+        drystone.configure(None, "sim", simulated_devices=2)
+        assert drystone.device_count() == 2
+        drystone.limit(1 << 30, "cuda:1")
+        assert [drystone.get_limit(0), drystone.get_limit(1)] == [None, 1 << 30]
+        drystone.enable_peer_access(0, 1)
+        try:
+            drystone.enable_peer_access(0, 7)
+        except drystone.InvalidArgument as error:
+            assert "there is no device 7" in str(error)
+        else:
+            raise AssertionError("device 7?")
+        """
+    )
+
+
 def test_a_setting_that_is_not_known_names_the_nearest() -> None:
     done = run_code(
         """
