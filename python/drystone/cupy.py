@@ -116,15 +116,16 @@ class _Source:
 
     def malloc(self, size: int, device: int) -> int:
         """The address of ``size`` bytes, to be used on CuPy's current stream."""
-        stream = self._cuda.get_current_stream()
-        _streams.keep(device, stream.ptr, stream)
+        current = self._cuda.get_current_stream()
+        stream = current.ptr
+        _streams.keep(device, stream, current)
         try:
-            return self._take(size, device, stream.ptr)
+            return self._take(size, device, stream)
         except _library.OutOfMemory:
             # Arrays in reference cycles: CuPy's own pool collects them before it gives up, too.
             gc.collect()
         try:
-            return self._take(size, device, stream.ptr)
+            return self._take(size, device, stream)
         except _library.OutOfMemory as error:
             reserved = _library.number("drystone_reserved", device)
             limit = _library.number("drystone_limit", device)
@@ -134,9 +135,13 @@ class _Source:
 
     def _take(self, size: int, device: int, stream: int) -> int:
         out = ctypes.c_void_p()
-        self._check(self._allocate(self._handle, size, device, stream, ctypes.byref(out)))
+        status = self._allocate(self._handle, size, device, stream, ctypes.byref(out))
+        if status:
+            self._check(status)
         return out.value or 0
 
     def free(self, address: int, device: int) -> None:
         """Takes memory back, in the order of the stream that it was made on."""
-        self._check(self._free(self._handle, address))
+        status = self._free(self._handle, address)
+        if status:
+            self._check(status)

@@ -83,3 +83,29 @@ impl Error {
         Error::Alloc(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use drystone_core::{Allocator, Config, StreamId};
+    use drystone_sim::{SimConfig, SimDriver};
+
+    #[test]
+    fn out_of_memory_names_the_device_by_its_ordinal() {
+        let device = SimDriver::new(SimConfig::default().capacity(1 << 30)).expect("valid");
+        let allocator = Allocator::new(device, Config::default()).expect("valid");
+        let refused = allocator.allocate(2 << 30, DeviceId(0), StreamId(0));
+        let error = Error::of_device(refused.expect_err("there is 1 GiB"), 3);
+        assert!(error.is_out_of_memory() && !error.is_no_device());
+        assert!(error.to_string().starts_with("out of memory on device 3: "), "{error}");
+    }
+
+    #[test]
+    fn other_errors_stay_as_they_are() {
+        let error = Error::of_device(AllocError::BadAlignment { align: 3 }, 3);
+        assert_eq!(error, Error::Alloc(AllocError::BadAlignment { align: 3 }));
+        assert!(!error.is_out_of_memory());
+        let none = Error::from(CudaError::NoDevice(drystone_cuda::NoDevice::NoneVisible));
+        assert!(none.is_no_device());
+    }
+}
