@@ -92,7 +92,7 @@ def empty_cache(device: Any = None) -> int:
 
 
 def enable_peer_access(device: Any, peer: Any) -> None:
-    """Lets work of the device ``peer`` use the memory of ``device``, what there is and what will be.
+    """Lets work of the device ``peer`` use the memory of ``device``, now and from now on.
 
     For several GPUs in one process on PyTorch's plain path, in both directions; the full adapter
     does it by itself. Raises :class:`Error` if the devices cannot reach each other.
