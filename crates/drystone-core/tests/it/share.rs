@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use drystone_core::{Allocator, Config, DeviceId, DriverCall, PointerError, ShareError, ShareId};
-use drystone_sim::{Access, SimConfig, SimDriver};
+use drystone_sim::{Access, FaultPlan, SimConfig, SimDriver};
 
 use crate::common::over_both;
 use crate::{A, D0, D1, KIB, MIB};
@@ -111,4 +111,20 @@ fn an_import_that_fails_leaves_nothing() {
     assert_eq!(report.misuse_count, 1);
     let nothing = drystone_sim::Report { misuses: vec![], misuse_count: 0, ..report };
     assert!(nothing.is_clean(), "{nothing:?}");
+}
+
+#[test]
+fn where_the_driver_shares_nothing_memory_is_had_all_the_same() {
+    let sim = world(1);
+    let allocator = allocator(&sim, "");
+    allocator.allow_export();
+    let refuses = FaultPlan::new().nth(DriverCall::HandleCreate, 1);
+    sim.set_faults(refuses.error(DriverErrorKind::NotSupported));
+    let block = allocator.allocate(3 * MIB, D0, A).unwrap();
+    let later = allocator.allocate(40 * MIB, D0, A).unwrap();
+    assert_eq!(sim.faults_injected(), 1);
+    for block in [block, later] {
+        assert_eq!(allocator.export(block), Err(ShareError::NotExportable { pointer: block }));
+    }
+    allocator.check_invariants().unwrap();
 }
