@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use drystone_core::{Allocator, Config, DeviceId, DriverCall, PointerError, ShareError, ShareId};
+use drystone_core::{
+    Allocator, Config, DeviceId, DriverCall, DriverErrorKind, PointerError, ShareError, ShareId,
+};
 use drystone_sim::{Access, FaultPlan, SimConfig, SimDriver};
 
 use crate::common::over_both;
