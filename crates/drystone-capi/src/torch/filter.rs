@@ -7,6 +7,9 @@
 //! of storage, a manager that copies and destroys what is stored, and an invoker. Both functions come
 //! with the object, from the code that made it; nothing is known here of what is stored. torch's Linux
 //! libraries are all built with libstdc++: the names that `exception` looks up are libstdc++'s.
+//!
+//! A filter that throws, as torch's do when CUDA itself fails, ends the process: the guard against
+//! panics cannot pass a C++ exception on.
 
 use std::ffi::{c_int, c_void};
 
