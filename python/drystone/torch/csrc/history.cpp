@@ -13,7 +13,7 @@
 
 namespace drystone_torch {
 
-History history;
+History& history = *new History();
 thread_local std::vector<std::string> compile_contexts;
 thread_local std::string user_metadata;
 

@@ -91,7 +91,8 @@ class History {
   uint64_t next_told_ = 0;
 };
 
-extern History history;
+// Never destroyed: tensors may be freed until the process ends.
+extern History& history;
 
 // The calling thread's words for what it allocates.
 extern thread_local std::vector<std::string> compile_contexts;
