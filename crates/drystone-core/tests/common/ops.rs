@@ -16,6 +16,7 @@ pub(crate) enum Op {
     TouchOn { which: u16, stream: u8 },
     Advance { ns: u64 },
     Lead { ns: u64 },
+    EndStream { device: u8, stream: u8 },
     EmptyCache { device: u8 },
     Limit { device: u8, bytes: Option<u64> },
     OthersHold { device: u8, bytes: u64 },
@@ -74,6 +75,7 @@ pub(crate) fn decode(bytes: [u8; 6]) -> Op {
         22 => Op::Limit { device, bytes: (which > 99).then(|| u64::from(which) << 12) },
         23 => Op::OthersHold { device, bytes: u64::from(which % 4) << 23 },
         24 => Op::ResetPeaks { device },
+        25 if class % 2 == 0 => Op::EndStream { device, stream },
         25 => Op::ResetAccumulated { device },
         26 => Op::BeginPool { device, pool, mask: low },
         27 => Op::EndPool { device, pool },
@@ -116,6 +118,9 @@ impl World {
             }
             Op::Advance { ns } => self.sim.advance(ns),
             Op::Lead { ns } => self.sim.set_host_lead_ns(ns),
+            Op::EndStream { device, stream } => {
+                self.end_stream(self.some_device(device), STREAMS[stream as usize % 4]);
+            }
             Op::EmptyCache { device } => {
                 let device = self.some_device(device);
                 let before = self.tap.held(device).bytes;

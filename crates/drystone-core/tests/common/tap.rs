@@ -2,7 +2,7 @@
 //! its calls fail, and runs a hook inside them, where another thread's operations could fall.
 //! What the program under test does goes to the simulated device directly and is not counted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use drystone_core::{
@@ -82,6 +82,8 @@ struct State {
     /// Bytes of segments by address.
     segments: HashMap<u64, u64>,
     handles: HashMap<(DeviceId, HandleId), Handle>,
+    /// Streams about which the device may not be asked.
+    ended: HashSet<(DeviceId, StreamId)>,
 }
 
 pub(crate) struct Tap {
@@ -117,6 +119,20 @@ impl Tap {
 
     pub(crate) fn set_hook(&self, hook: Option<Hook>) {
         self.state().hook = hook;
+    }
+
+    /// Says that a stream has ended, or is used again: while it has, no call may name it.
+    pub(crate) fn stream_has_ended(&self, device: DeviceId, stream: StreamId, ended: bool) {
+        let mut state = self.state();
+        if ended {
+            state.ended.insert((device, stream));
+        } else {
+            state.ended.remove(&(device, stream));
+        }
+    }
+
+    fn watch(&self, device: DeviceId, stream: StreamId) {
+        assert!(!self.state().ended.contains(&(device, stream)), "{stream} of {device} has ended");
     }
 
     /// How many calls failed on purpose.
@@ -315,6 +331,7 @@ impl Driver for Tap {
         event: EventId,
         stream: StreamId,
     ) -> Result<(), DriverError> {
+        self.watch(device, stream);
         self.enter(DriverCall::EventRecord)?;
         self.sim.event_record(device, event, stream)
     }
@@ -332,6 +349,7 @@ impl Driver for Tap {
         stream: StreamId,
         event: EventId,
     ) -> Result<(), DriverError> {
+        self.watch(device, stream);
         self.enter(DriverCall::StreamWaitEvent)?;
         self.sim.stream_wait_event(device, stream, event)
     }

@@ -101,6 +101,7 @@ impl World {
         size: u64,
         align: u64,
     ) -> Result<u64, AllocError> {
+        self.tap.stream_has_ended(device, stream, false);
         let result = self.allocator.allocate_request(Request { size, align, device, stream });
         match &result {
             Ok(0) => assert_eq!(size, 0),
@@ -246,6 +247,7 @@ impl World {
             sim.event_destroy(device, event).unwrap();
             block.recorded.push(other);
         }
+        self.tap.stream_has_ended(device, other, false);
         sim.stamp_check(device, other, address, block.size, block.tag).unwrap();
         self.allocator.record_stream(address, other).unwrap();
     }
@@ -255,6 +257,18 @@ impl World {
         let block = self.shadow.remove(address);
         self.sim.stamp_check(block.device, block.stream, address, block.size, block.tag).unwrap();
         self.allocator.free_on(address, block.device, block.stream).unwrap();
+    }
+
+    /// Frees the blocks of a stream and ends it; from then on no call of the allocator may name it.
+    pub(crate) fn end_stream(&mut self, device: DeviceId, stream: StreamId) {
+        let own = self.shadow.live.iter();
+        let own = own.filter(|(_, block)| (block.device, block.stream) == (device, stream));
+        let own: Vec<u64> = own.map(|(&address, _)| address).collect();
+        own.into_iter().for_each(|address| self.free(address));
+        match self.allocator.stream_ends(device, stream) {
+            Ok(()) => self.tap.stream_has_ended(device, stream, true),
+            Err(error) => assert!(self.faulty, "{error}"),
+        }
     }
 
     pub(crate) fn free_all(&mut self) {

@@ -28,6 +28,7 @@ fn plain_op() -> impl Strategy<Value = Op> {
         4 => (which(), stream()).prop_map(|(which, stream)| Op::TouchOn { which, stream }),
         1 => (0..10_000_000u64).prop_map(|ns| Op::Advance { ns }),
         1 => (0..10_000_000u64).prop_map(|ns| Op::Lead { ns }),
+        1 => (device(), stream()).prop_map(|(device, stream)| Op::EndStream { device, stream }),
         1 => device().prop_map(|device| Op::EmptyCache { device }),
         1 => (device(), prop::option::of(0..200 * MIB))
             .prop_map(|(device, bytes)| Op::Limit { device, bytes }),
