@@ -8,8 +8,12 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2]
+"""The folder of the package, for a checkout in which it is not installed."""
 
 
 def no_gpu() -> str | None:
@@ -34,9 +38,11 @@ def on_gpu(code: str, *needs: str, settings: str = "") -> None:
     if reason is not None:
         assert "DRYSTONE_REQUIRE_GPU" not in os.environ, reason
         pytest.skip(reason)
+    path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
+    changes = {"DRYSTONE_DEVICE": "cuda", "DRYSTONE_CONF": settings, "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        env=os.environ | {"DRYSTONE_DEVICE": "cuda", "DRYSTONE_CONF": settings},
+        env=os.environ | changes,
         capture_output=True,
         text=True,
         timeout=300,
