@@ -132,9 +132,19 @@ def _folder() -> Path:
 def _fingerprint() -> str:
     """What a build depends on beside PyTorch: other sources make another file."""
     digest = hashlib.sha256("\0".join([*_FLAGS, sys.platform]).encode())
-    for source in sorted(_SOURCES.iterdir()):
+    own = [source for source in _SOURCES.iterdir() if source.name != _interface().name]
+    for source in [*sorted(own), _interface()]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _interface() -> Path:
+    """Drystone's header for C: beside the sources, or where C programs of the package find it."""
+    for folder in (_SOURCES, _SOURCES.parents[1] / "include"):
+        # In a copied checkout the first one may be a link to nowhere.
+        if (folder / "drystone.h").is_file():
+            return folder / "drystone.h"
+    raise AdapterUnavailable("this package was put together without drystone.h: install it with pip")
 
 
 def _compiler() -> str:
@@ -179,7 +189,8 @@ def _compile(compiler: str, headers: list[Path], torch: Path, work: Path, made: 
     import torch as module
 
     abi = int(module._C._GLIBCXX_USE_CXX11_ABI)
-    flags = [*_FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={abi}", *(f"-isystem{path}" for path in headers)]
+    flags = [*_FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={abi}", f"-I{_interface().parent}"]
+    flags += [f"-isystem{path}" for path in headers]
     log = made.with_suffix(".log")
 
     def run(*arguments: str) -> None:
