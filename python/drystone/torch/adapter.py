@@ -160,7 +160,10 @@ def _compiler() -> str:
 
 
 def _headers(torch: Path) -> list[Path]:
-    """Folders for the compiler: PyTorch's, and the first that has the headers of CUDA's runtime."""
+    """Folders for the compiler: PyTorch's, and the first that has all headers of CUDA's runtime.
+
+    Python packages of the runtime may lack the folder ``crt``, which is a package of its own.
+    """
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     candidates = [
         *sorted(torch.parent.glob("nvidia/cu*/include")),
@@ -168,12 +171,13 @@ def _headers(torch: Path) -> list[Path]:
         *(Path(home) / "include" for home in homes if home),
     ]
     for cuda in candidates:
-        if (cuda / "cuda_runtime_api.h").is_file():
+        if all((cuda / name).is_file() for name in ("cuda_runtime_api.h", "crt/host_config.h")):
             include = torch / "include"
             return [include, include / "torch" / "csrc" / "api" / "include", cuda]
     raise AdapterUnavailable(
-        "the headers of CUDA's runtime (cuda_runtime_api.h) are not there: install the CUDA toolkit, or the "
-        "package nvidia-cuda-runtime of PyTorch's CUDA version, or set CUDA_HOME"
+        "the headers of CUDA's runtime (cuda_runtime_api.h and crt/host_config.h) are not there: install the "
+        "CUDA toolkit, or the packages nvidia-cuda-runtime and nvidia-cuda-crt of PyTorch's CUDA version, or "
+        "set CUDA_HOME"
     )
 
 
