@@ -112,9 +112,8 @@ def test_graphs_share_a_pool() -> None:
 
 
 def test_recorded_streams_in_a_capture() -> None:
-    graph = torch.cuda.CUDAGraph()
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     with torch.cuda.graph(graph):
-        side = torch.cuda.Stream()
         block = torch.ones(4 * MIB, device="cuda")
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

@@ -1,5 +1,6 @@
 // Requests, frees, limits and figures: the part of the allocator that every program uses.
 #include "allocator.h"
+#include "foreign.h"
 
 #include <c10/core/impl/GPUTrace.h>
 #include <c10/cuda/CUDAException.h>
@@ -104,6 +105,9 @@ void free_block(void* pointer) {
   if (pointer == nullptr) {
     return;
   }
+  if (foreign_pools.any() && foreign_pools.free(pointer)) {
+    return;
+  }
   if (somebody_listens()) {
     drystone_block_t block{};
     check(library.block(process, pointer, &block));
@@ -124,6 +128,11 @@ void free_block(void* pointer) {
 void* Allocator::request(size_t size, DeviceIndex device, cudaStream_t stream) {
   if (size == 0) {
     return nullptr;
+  }
+  if (foreign_pools.any()) {
+    if (void* pointer = foreign_pools.request(size, device, stream)) {
+      return pointer;
+    }
   }
   const bool watched = history.watches();
   auto context = watched ? history.context_of_request() : nullptr;
@@ -267,6 +276,9 @@ void Allocator::emptyCache(MempoolId_t pool) {
   if (process == nullptr) {
     return;
   }
+  if (foreign_pools.any()) {
+    foreign_pools.empty(pool, false);
+  }
   if (pool == MempoolId_t{0, 0}) {
     check(library.empty_cache(process, -1, nullptr));
   } else {
@@ -290,6 +302,9 @@ void Allocator::recordStream(const c10::DataPtr& pointer, c10::cuda::CUDAStream 
   // A tensor without elements has no memory, and one from another process or from the user's own
   // buffer has memory that is not Drystone's.
   if (!pointer.get() || pointer.get_deleter() != &free_block) {
+    return;
+  }
+  if (foreign_pools.any() && foreign_pools.record_stream(pointer.get(), stream.stream())) {
     return;
   }
   check(library.record_stream(process, pointer.get(), number_of(stream.stream())));

@@ -1,6 +1,7 @@
 // Private pools: for captured graphs, for torch.cuda.MemPool, and the states that the graph trees of
 // torch.compile go back to.
 #include "allocator.h"
+#include "foreign.h"
 
 #include <c10/cuda/CUDAFunctions.h>
 
@@ -72,6 +73,10 @@ bool ask_filter(drystone_stream_t stream, void* user) {
 void Allocator::beginAllocateToPool(DeviceIndex device, MempoolId_t pool, Filter filter) {
   // torch begins a graph's pool before the capture. Until then the graph's filter, which looks for the
   // capture, wants no stream; that of `use_mem_pool`, which looks for the thread, wants this one.
+  if (foreign_pools.any() && foreign_pools.begin(device, pool, filter)) {
+    check(library.retain_pool(ready(), device, pool_of(pool)));
+    return;
+  }
   const auto stream = c10::cuda::getCurrentCUDAStream(device).stream();
   const auto purpose = filter(stream) ? DRYSTONE_PURPOSE_USER : DRYSTONE_PURPOSE_CAPTURE;
   auto kept = std::make_unique<Filter>(std::move(filter));
@@ -81,6 +86,9 @@ void Allocator::beginAllocateToPool(DeviceIndex device, MempoolId_t pool, Filter
 }
 
 void Allocator::endAllocateToPool(DeviceIndex device, MempoolId_t pool) {
+  if (foreign_pools.any() && foreign_pools.end(device, pool)) {
+    return;
+  }
   check(library.end_pool(ready(), device, pool_of(pool)));
   std::lock_guard<std::mutex> guard(mutex_);
   if (auto ended = filters_.extract({device, pool})) {
@@ -93,6 +101,11 @@ void Allocator::endAllocateToPool(DeviceIndex device, MempoolId_t pool) {
 
 void Allocator::releasePool(DeviceIndex device, MempoolId_t pool) {
   check(library.release_pool(ready(), device, pool_of(pool)));
+  uint32_t uses = 0;
+  if (foreign_pools.any() &&
+      (library.pool_use_count(process, device, pool_of(pool), &uses) != DRYSTONE_OK || uses == 0)) {
+    foreign_pools.empty(pool, true);
+  }
 }
 
 int Allocator::getPoolUseCount(DeviceIndex device, MempoolId_t pool) {
@@ -105,11 +118,9 @@ void Allocator::createOrIncrefPool(
     DeviceIndex device,
     MempoolId_t pool,
     std::shared_ptr<native::CUDAAllocator> allocator) {
-  TORCH_CHECK(
-      allocator == nullptr || allocator.get() == this,
-      "MemPool(allocator): a pool under Drystone is filled by Drystone and cannot get its memory from "
-      "another allocator. Leave the argument out; memory that must come from another allocator has to be "
-      "allocated with that one directly");
+  if (allocator != nullptr && allocator.get() != this) {
+    foreign_pools.add(device, pool, std::move(allocator));
+  }
   check(library.retain_pool(ready(), device, pool_of(pool)));
 }
 

@@ -1,5 +1,6 @@
 // What memory looks like: torch's snapshot, and the questions that a walk over the segments answers.
 #include "allocator.h"
+#include "foreign.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -114,6 +115,7 @@ native::SnapshotInfo Allocator::snapshot(MempoolId_t pool, bool include_traces) 
       out.segments.push_back(info_of(segment));
     }
   });
+  foreign_pools.add_segments(pool, out.segments);
   if (include_traces) {
     out.device_traces = history.traces(devices());
     out.external_annotations = history.annotations();
