@@ -279,9 +279,10 @@ impl<D: Driver> Allocator<D> {
         }
         let (_, mut core, block) = self.locate_any(pointer)?;
         let key = core.key();
+        let device = &self.devices[key.device.0 as usize];
+        // Also its own stream, which may have ended while the block was lent to another.
+        device.stream_is_used(stream);
         if key.stream != stream {
-            let device = &self.devices[key.device.0 as usize];
-            device.stream_is_used(stream);
             let ticker = device.tickers.of(stream);
             core.add_use(block.index, ticker);
         }

@@ -263,6 +263,24 @@ fn the_driver_is_not_asked_about_a_stream_that_has_ended() {
 }
 
 #[test]
+fn a_stream_that_is_used_again_on_a_block_that_it_had_lent_is_followed() {
+    // One page.
+    let mut world = World::plain(3 * MIB, "");
+    let own = world.allocate(D0, A, KIB).unwrap();
+    let lent = world.allocate(D0, B, 600 * KIB).unwrap();
+    world.allocate(D0, B, 800 * KIB).unwrap();
+    assert!(lent > own && lent - own < 2 * MIB, "it lies in the first stream's page");
+    world.end_stream(D0, A);
+    world.touch_on(lent, A);
+    world.free(lent);
+    // Too much, so that everything pending is waited for; then lent to the other stream again, which has
+    // to wait: the device watches.
+    assert!(world.allocate(D0, B, MIB).is_err());
+    world.allocate(D0, B, 57 * KIB).unwrap();
+    world.finish();
+}
+
+#[test]
 fn a_stream_that_the_driver_refuses_gets_no_memory() {
     let devices = vec![drystone_sim::DeviceConfig {
         streams: Some(vec![A]),
