@@ -3,6 +3,7 @@
 #include "allocator.h"
 #include "foreign.h"
 
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
 
 #include <algorithm>
@@ -65,7 +66,12 @@ bool contains(const std::vector<LiveBlock>& sorted, const LiveBlock& block) {
 
 bool ask_filter(drystone_stream_t stream, void* user) {
   const auto& filter = *static_cast<const std::function<bool(cudaStream_t)>*>(user);
-  return filter(reinterpret_cast<cudaStream_t>(stream));
+  try {
+    return filter(reinterpret_cast<cudaStream_t>(stream));
+  } catch (...) {
+    // CUDA itself fails, as whoever calls it next is told. Nothing may be thrown through libdrystone.
+    return false;
+  }
 }
 
 } // namespace
@@ -78,7 +84,10 @@ void Allocator::beginAllocateToPool(DeviceIndex device, MempoolId_t pool, Filter
     return;
   }
   const auto stream = c10::cuda::getCurrentCUDAStream(device).stream();
-  const auto purpose = filter(stream) ? DRYSTONE_PURPOSE_USER : DRYSTONE_PURPOSE_CAPTURE;
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  C10_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
+  const bool captures = status != cudaStreamCaptureStatusNone || !filter(stream);
+  const auto purpose = captures ? DRYSTONE_PURPOSE_CAPTURE : DRYSTONE_PURPOSE_USER;
   auto kept = std::make_unique<Filter>(std::move(filter));
   check(library.begin_pool(ready(), device, pool_of(pool), purpose, &ask_filter, kept.get()));
   std::lock_guard<std::mutex> guard(mutex_);
