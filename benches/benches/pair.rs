@@ -1,7 +1,7 @@
 //! The cost of an allocation and its free, beside the C library's.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use drystone_benches::{Drystone, Malloc, OneSize, RandomSizes};
+use drystone_benches::{Drystone, Malloc, OneSize, RandomSizes, Sizes};
 
 fn one_size(c: &mut Criterion) {
     for size in [512, 65_536, 1 << 20, 64 << 20] {
@@ -13,12 +13,16 @@ fn one_size(c: &mut Criterion) {
 }
 
 fn random_sizes(c: &mut Criterion) {
-    for live in [1_000, 100_000] {
-        let mut group = c.benchmark_group(format!("random sizes, {live} live"));
-        let mut ours = RandomSizes::new(Drystone::new(), live);
+    for (sizes, what, live) in [
+        (Sizes::SMALL, "random sizes", 1_000),
+        (Sizes::SMALL, "random sizes", 100_000),
+        (Sizes::LARGE, "random large sizes", 100),
+    ] {
+        let mut group = c.benchmark_group(format!("{what}, {live} live"));
+        let mut ours = RandomSizes::new(Drystone::new(), sizes, live);
         group.bench_function("drystone", |b| b.iter(|| ours.pair()));
         drop(ours);
-        let mut malloc = RandomSizes::new(Malloc, live);
+        let mut malloc = RandomSizes::new(Malloc, sizes, live);
         group.bench_function("malloc", |b| b.iter(|| malloc.pair()));
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! * one size: allocate and free a block of it, again and again;
 //! * random sizes: with a fixed number of live blocks, free a random one and allocate another of a
-//!   random size, log-uniform from 512 B to 1 MiB.
+//!   random size, log-uniform from 512 B to 1 MiB; or, large ones, from 1 to 64 MiB.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -104,9 +104,20 @@ pub struct RandomSizes<M: Memory> {
     at: usize,
 }
 
+/// Sizes on a logarithmic scale: the least, in bytes, and how many doublings there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes(u64, u64);
+
+impl Sizes {
+    /// From 512 B to 1 MiB.
+    pub const SMALL: Sizes = Sizes(512, 11);
+    /// From 1 MiB to 64 MiB: blocks that are placed with regard to what they strand.
+    pub const LARGE: Sizes = Sizes(1 << 20, 6);
+}
+
 impl<M: Memory> RandomSizes<M> {
     /// `live` blocks (at least 1), each replaced some times already.
-    pub fn new(memory: M, live: usize) -> Self {
+    pub fn new(memory: M, sizes: Sizes, live: usize) -> Self {
         let mut random = 0x9e37_79b9_7f4a_7c15u64;
         let mut next = move || {
             random ^= random << 13;
@@ -115,7 +126,7 @@ impl<M: Memory> RandomSizes<M> {
             random
         };
         let mut size = move || {
-            let low = 512u64 << (next() % 11);
+            let low = sizes.0 << (next() % sizes.1);
             (low + next() % low) as u32
         };
         let blocks = (0..live).map(|_| Some(memory.allocate(u64::from(size())))).collect();

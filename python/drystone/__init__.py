@@ -107,9 +107,9 @@ def install(config: str | None = None, *, adapter: str = "auto") -> str:
     Args:
         config: Settings as in ``DRYSTONE_CONF``, such as ``"limit:12GiB,reserve:lean"``; None:
             those of the environment.
-        adapter: ``"full"``: a class of PyTorch's own kind, compiled for this PyTorch on first use.
-            ``"plain"``: PyTorch's interface for pluggable allocators, which needs no compiler and
-            lacks a few functions, each of which says so. ``"auto"``: full where it can be had.
+        adapter: ``"plain"``: PyTorch's interface for pluggable allocators, which needs no compiler and
+            lacks a few functions, each of which says so. ``"full"``: a class of PyTorch's own kind,
+            compiled for this PyTorch on first use. ``"auto"``: plain for now.
 
     Returns:
         Which of them it is: ``"full"`` or ``"plain"``.

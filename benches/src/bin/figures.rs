@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::time::Instant;
 
-use drystone_benches::{Drystone, Malloc, OneSize, RandomSizes};
+use drystone_benches::{Drystone, Malloc, OneSize, RandomSizes, Sizes};
 
 /// Runs of each, in turns.
 const ROUNDS: usize = 9;
@@ -47,10 +47,15 @@ fn main() -> std::io::Result<()> {
         let (ours, malloc) = (OneSize::new(Drystone::new(), size), OneSize::new(Malloc, size));
         print(format!("one size, {size} B"), race(|| ours.pair(), || malloc.pair()))?;
     }
-    for live in [1_000, 100_000] {
-        let mut ours = RandomSizes::new(Drystone::new(), live);
-        let mut malloc = RandomSizes::new(Malloc, live);
-        print(format!("random sizes, {live} live"), race(|| ours.pair(), || malloc.pair()))?;
+    for (sizes, what, live) in [
+        (Sizes::SMALL, "random sizes", 1_000),
+        (Sizes::SMALL, "random sizes", 100_000),
+        (Sizes::LARGE, "random large sizes", 100),
+        (Sizes::LARGE, "random large sizes", 1_000),
+    ] {
+        let mut ours = RandomSizes::new(Drystone::new(), sizes, live);
+        let mut malloc = RandomSizes::new(Malloc, sizes, live);
+        print(format!("{what}, {live} live"), race(|| ours.pair(), || malloc.pair()))?;
     }
     Ok(())
 }

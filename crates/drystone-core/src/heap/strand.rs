@@ -62,6 +62,34 @@ impl Segment {
     }
 }
 
+/// A free block of which a part is to be taken, in granules of its arena.
+struct Ends<'a> {
+    arena: &'a Segment,
+    start: u32,
+    end: u32,
+    /// Pages that are lost if nothing of the rest is movable.
+    whole: f32,
+    /// What the size of the block counts, in pages.
+    size: f32,
+}
+
+impl Ends<'_> {
+    /// What is lost if so many pages before and behind the part that is taken are movable.
+    fn loss(&self, before: f32, behind: f32) -> f32 {
+        self.whole - before - behind + self.size
+    }
+
+    /// Pages before a granule that stay movable.
+    fn before(&self, granule: u32) -> f32 {
+        self.arena.movable(self.start, granule)
+    }
+
+    /// Pages from a granule on that stay movable.
+    fn behind(&self, granule: u32) -> f32 {
+        self.arena.movable(granule, self.end)
+    }
+}
+
 impl HeapCore {
     /// Where a large request goes in the arenas: where the least is stranded, or where it was the
     /// time before if that is hardly worse. None if nothing fits.
@@ -75,24 +103,25 @@ impl HeapCore {
         let weight = size_weight(counters);
         let (loss, best) = self.least_stranding(fit, weight)?;
         let close = |&(index, skip): &Place| {
-            let left = self.blocks[index].units - fit.units;
-            left == 0 || self.loss(index, skip, left - skip, weight) <= loss + fit.recall_loss
+            let block = &self.blocks[index];
+            let start = block.offset + skip;
+            block.units == fit.units || {
+                let ends = self.ends(index, fit.units, weight);
+                let behind = ends.behind(start + fit.units);
+                ends.loss(ends.before(start), behind) <= loss + fit.recall_loss
+            }
         };
         Some(before.filter(close).unwrap_or(best))
     }
 
-    /// What putting a block so many granules from the start and the end of a free block strands, in
-    /// pages; larger free blocks count as if they stranded more.
-    fn loss(&self, index: BlockIndex, before: u32, behind: u32, weight: f32) -> f32 {
+    /// What taking so many granules of a free block costs where it keeps nothing that is movable.
+    fn ends(&self, index: BlockIndex, units: u32, weight: f32) -> Ends<'_> {
         let block = &self.blocks[index];
         let arena = self.segment(block.segment());
         let (start, end) = (block.offset, block.end());
-        let units = (block.units - before - behind) as f32;
-        arena.movable(start, end)
-            - units / GRANULES_PER_PAGE as f32
-            - arena.movable(start, start + before)
-            - arena.movable(end - behind, end)
-            + weight * (block.units as f32 / units).log2()
+        let whole = arena.movable(start, end) - units as f32 / GRANULES_PER_PAGE as f32;
+        let size = weight * (block.units as f32 / units as f32).log2();
+        Ends { arena, start, end, whole, size }
     }
 
     /// The free block and the end of it that strand the least, and what they strand.
@@ -108,8 +137,9 @@ impl HeapCore {
                 return best.filter(|(loss, _)| whole && *loss < 0.0).or(Some(lower_end));
             }
             let left = block.units - units;
-            let lower = self.loss(index, 0, left, weight);
-            let upper = self.loss(index, left, 0, weight) + UPPER_END;
+            let ends = self.ends(index, units, weight);
+            let lower = ends.loss(0.0, ends.behind(ends.end - left));
+            let upper = ends.loss(ends.before(ends.start + left), 0.0) + UPPER_END;
             if best.is_none_or(|(least, _)| lower.min(upper) < least) {
                 let skip = if upper < lower { self.upper_part(index, fit) } else { 0 };
                 best = Some((lower.min(upper), (index, skip)));
