@@ -21,20 +21,7 @@ from conftest import run_code
 
 Torch = Callable[..., str]
 
-START = """
-import drystone
-assert drystone.install(adapter="full") == "full"
-import torch
-MIB = 1 << 20
-def new(size, **options):
-    return torch.empty(size, dtype=torch.uint8, device="cuda", **options)
-def raised(call, kind=RuntimeError):
-    try:
-        call()
-    except kind as error:
-        return str(error)
-    raise AssertionError("nothing was raised")
-"""
+START = torch_tools.program_start("full")
 
 
 @pytest.fixture(scope="session")

@@ -16,20 +16,7 @@ from conftest import run_code, run_program
 
 Torch = Callable[..., str]
 
-START = """
-import drystone
-assert drystone.install(adapter="plain") == "plain"
-import torch
-MIB = 1 << 20
-def new(size, **options):
-    return torch.empty(size, dtype=torch.uint8, device="cuda", **options)
-def raised(call, kind=RuntimeError):
-    try:
-        call()
-    except kind as error:
-        return str(error)
-    raise AssertionError("nothing was raised")
-"""
+START = torch_tools.program_start("plain")
 
 
 @pytest.fixture(scope="session")

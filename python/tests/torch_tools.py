@@ -88,3 +88,21 @@ def hooks_program(folder: Path) -> Path:
         ],
         folder / "hooks",
     )
+
+
+def program_start(adapter: str) -> str:
+    """How each test's program begins: with Drystone installed that way, and what all of them use."""
+    return f"""
+import drystone
+assert drystone.install(adapter={adapter!r}) == {adapter!r}
+import torch
+MIB = 1 << 20
+def new(size, **options):
+    return torch.empty(size, dtype=torch.uint8, device="cuda", **options)
+def raised(call, kind=RuntimeError):
+    try:
+        call()
+    except kind as error:
+        return str(error)
+    raise AssertionError("nothing was raised")
+"""
