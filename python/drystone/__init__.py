@@ -109,7 +109,8 @@ def install(config: str | None = None, *, adapter: str = "auto") -> str:
             those of the environment.
         adapter: ``"plain"``: PyTorch's interface for pluggable allocators, which needs no compiler and
             lacks a few functions, each of which says so. ``"full"``: a class of PyTorch's own kind,
-            compiled for this PyTorch on first use. ``"auto"``: plain for now.
+            compiled for this PyTorch on first use. ``"auto"``: full; where that cannot be had, plain,
+            and a line on stderr says why.
 
     Returns:
         Which of them it is: ``"full"`` or ``"plain"``.

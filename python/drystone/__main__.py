@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         "--adapter",
         choices=["auto", "full", "plain"],
         default="auto",
-        help="how PyTorch is connected (default: auto)",
+        help="how PyTorch is connected (default: auto, which is full where it can be)",
     )
     run.add_argument(
         "--report",

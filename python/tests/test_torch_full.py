@@ -29,9 +29,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the adapter, built ahead of time; skips where it cannot be built."""
     torch_tools.torch_folder()
     folder = tmp_path_factory.mktemp("cache")
+    # Some compilers link C++'s library statically, and two of them in a process do not get on.
+    compiler = folder / "c++"
+    real = os.environ.get("CXX", "c++")
+    compiler.write_text(f'#!/bin/sh\nexec {real} -static-libstdc++ -static-libgcc "$@"\n')
+    compiler.chmod(0o755)
     built = subprocess.run(
         [sys.executable, "-m", "drystone.torch.adapter", "build"],
-        env=os.environ | {"DRYSTONE_CACHE": str(folder)},
+        env=os.environ | {"DRYSTONE_CACHE": str(folder), "CXX": str(compiler)},
         capture_output=True,
         text=True,
     )

@@ -88,14 +88,13 @@ def _is_used() -> bool:
 
 
 def _connect(config: str | None, adapter: str) -> str:
-    # ``auto`` is the plain path: on an H100 the full adapter has crashed at an out of memory after
-    # torch.compile (docs/pytorch.md, "Known problems"), and until that is understood nobody gets it
-    # who does not ask for it.
-    if adapter == "full":
+    if adapter != "plain":
         reason = _connect_full(config)
         if reason is None:
             return "full"
-        raise InstallError(f"drystone.install(): the full adapter cannot be used: {reason}")
+        if adapter == "full":
+            raise InstallError(f"drystone.install(): the full adapter cannot be used: {reason}")
+        print(f"drystone: PyTorch is connected by the plain path: {reason}", file=sys.stderr)
     from drystone.torch import plain
 
     try:

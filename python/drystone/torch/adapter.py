@@ -40,6 +40,7 @@ _SETTINGS_FUNCTIONS = (
 """Functions of ``torch._C`` that would set what nobody reads."""
 
 _FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+_LINK_FLAGS = ["-shared", "-nodefaultlibs"]
 _MESSAGE_BYTES = 4096
 
 
@@ -94,6 +95,10 @@ def build() -> Path:
         with _only_one(made), tempfile.TemporaryDirectory(dir=made.parent) as work:
             # Another process may have built it meanwhile.
             if not made.is_file():
+                print(
+                    f"drystone: building the adapter for PyTorch {_torch_version()}, once, into {made.parent}",
+                    file=sys.stderr,
+                )
                 _compile(compiler, headers, torch, Path(work), made)
     except OSError as error:
         raise AdapterUnavailable(
@@ -131,7 +136,7 @@ def _folder() -> Path:
 
 def _fingerprint() -> str:
     """What a build depends on beside PyTorch: other sources make another file."""
-    digest = hashlib.sha256("\0".join([*_FLAGS, sys.platform]).encode())
+    digest = hashlib.sha256("\0".join([*_FLAGS, *_LINK_FLAGS, sys.platform]).encode())
     own = [source for source in _SOURCES.iterdir() if source.name != _interface().name]
     for source in [*sorted(own), _interface()]:
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
@@ -215,10 +220,22 @@ def _compile(compiler: str, headers: list[Path], torch: Path, work: Path, made: 
         for job in jobs:
             job.result()
     shared = work / "adapter.so"
-    libraries = [f"-L{torch / 'lib'}", "-lc10", "-lc10_cuda", "-ltorch_cuda", "-ldl"]
-    # CUDA's runtime is the one that PyTorch has loaded.
-    run("-shared", "-o", str(shared), *objects, *libraries)
+    libraries = [f"-L{torch / 'lib'}", "-lc10", "-lc10_cuda", "-ltorch_cuda"]
+    # CUDA's runtime and C++'s library are those that PyTorch has loaded. Left to itself, a compiler may
+    # link C++'s statically, and two of them in one process crash at the first exception or stream.
+    libraries += [str(_loaded("libstdc++.so.6")), "-lm", "-lgcc_s", "-lgcc", "-lc", "-ldl"]
+    run(*_LINK_FLAGS, "-o", str(shared), *objects, *libraries)
     os.replace(shared, made)
+
+
+def _loaded(name: str) -> Path:
+    """The file of a library that this process has loaded."""
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            path = Path(line.split(maxsplit=5)[-1].strip())
+            if path.name.startswith(name):
+                return path
+    raise AdapterUnavailable(f"PyTorch has not loaded {name}: it was built with another C++ library")
 
 
 def _call(function: ctypes._NamedFuncPointer, *arguments: object) -> None:
