@@ -26,13 +26,16 @@
 //! |---|---|
 //! | `policy` | the trait, the table of policies, one file for each |
 //! | `target`, `lagging`, `meter`, `held` | the device below a policy, and what is measured there |
-//! | `replay` | the loop over the events |
+//! | `replay`, `clock` | the loop over the events; how time passes in it |
 //! | `min_capacity` | replays with less and less memory |
 //! | `metrics`, `timeline`, `recording` | what comes out |
+//! | `journal` | where each block lay and what was held, event by event |
 //! | `picture` | memory over time as SVG |
 #![forbid(unsafe_code)]
 
+mod clock;
 mod held;
+mod journal;
 mod lagging;
 mod meter;
 mod metrics;
@@ -44,6 +47,7 @@ mod replay;
 mod target;
 mod timeline;
 
+pub use journal::Journal;
 pub use metrics::{Metrics, OutOfMemory};
 pub use min_capacity::{MinCapacity, MinCapacityError, min_capacity};
 pub use picture::{Panel, picture};
@@ -52,6 +56,6 @@ pub use policy::{
     Refusal,
 };
 pub use recording::Recording;
-pub use replay::{Replayed, replay};
+pub use replay::{Replayed, replay, replay_with_journal};
 pub use target::{CostModel, MAX_STREAMS, RealTarget, ReplayError, SimTarget, Target};
 pub use timeline::{Point, Timeline};

@@ -10,6 +10,7 @@ use drystone_core::{
 use parking_lot::Mutex;
 
 use crate::held::Held;
+use crate::journal::Change;
 
 /// What a meter measures: a driver, and perhaps something to do before each of its calls.
 pub(crate) trait Below: Send + Sync {
@@ -44,6 +45,8 @@ pub(crate) struct Meter<B> {
     /// Bytes of all devices, as in `held`, for those who look at every event.
     reserved: AtomicU64,
     held: Mutex<Held>,
+    /// What changed and was not yet asked for, if somebody wants to know.
+    changes: Option<Mutex<Vec<Change>>>,
 }
 
 impl<B: Below> Meter<B> {
@@ -56,6 +59,26 @@ impl<B: Below> Meter<B> {
             wait_ns: AtomicU64::new(0),
             reserved: AtomicU64::new(0),
             held: Mutex::default(),
+            changes: None,
+        }
+    }
+
+    /// The same, with every change of what is held and mapped noted.
+    pub(crate) fn noting(self) -> Self {
+        Meter { changes: Some(Mutex::default()), ..self }
+    }
+
+    /// What changed since the last time.
+    pub(crate) fn take_changes(&self) -> Vec<Change> {
+        self.changes
+            .as_ref()
+            .map(|changes| std::mem::take(&mut *changes.lock()))
+            .unwrap_or_default()
+    }
+
+    fn note(&self, change: Change) {
+        if let Some(changes) = &self.changes {
+            changes.lock().push(change);
         }
     }
 
@@ -161,12 +184,14 @@ impl<B: Below> Driver for Meter<B> {
             d.segment_alloc(device, bytes)
         })?;
         self.hold(|held| held.took_segment(device, address, bytes));
+        self.note(Change::Segment { device, address, bytes });
         Ok(address)
     }
 
     fn segment_free(&self, device: DeviceId, address: u64) -> Result<(), DriverError> {
         self.count(DriverCall::SegmentFree, device, |d| d.segment_free(device, address))?;
         self.hold(|held| held.gave_segment(device, address));
+        self.note(Change::SegmentGone { address });
         Ok(())
     }
 
@@ -196,12 +221,14 @@ impl<B: Below> Driver for Meter<B> {
             d.handle_create(device, bytes, kind)
         })?;
         self.hold(|held| held.took_handle(device, handle, bytes, kind));
+        self.note(Change::Handle { device, handle, bytes, host: kind == HandleKind::Host });
         Ok(handle)
     }
 
     fn handle_release(&self, device: DeviceId, handle: HandleId) -> Result<(), DriverError> {
         self.count(DriverCall::HandleRelease, device, |d| d.handle_release(device, handle))?;
         self.hold(|held| held.gave_handle(device, handle));
+        self.note(Change::HandleGone { device, handle });
         Ok(())
     }
 
@@ -219,7 +246,9 @@ impl<B: Below> Driver for Meter<B> {
     }
 
     fn map(&self, device: DeviceId, address: u64, handle: HandleId) -> Result<(), DriverError> {
-        self.count(DriverCall::Map, device, |d| d.map(device, address, handle))
+        self.count(DriverCall::Map, device, |d| d.map(device, address, handle))?;
+        self.note(Change::Map { device, address, handle });
+        Ok(())
     }
 
     fn set_access(
@@ -235,7 +264,9 @@ impl<B: Below> Driver for Meter<B> {
     }
 
     fn unmap(&self, device: DeviceId, address: u64, bytes: u64) -> Result<(), DriverError> {
-        self.count(DriverCall::Unmap, device, |d| d.unmap(device, address, bytes))
+        self.count(DriverCall::Unmap, device, |d| d.unmap(device, address, bytes))?;
+        self.note(Change::Unmap { address, bytes });
+        Ok(())
     }
 
     fn check_stream(&self, device: DeviceId, stream: StreamId) -> Result<(), DriverError> {

@@ -41,6 +41,21 @@ pub struct Metrics {
     pub end_reserved_bytes: u64,
     /// `peak_reserved_bytes / peak_live_bytes`; none if nothing was live.
     pub ratio: Option<f64>,
+    /// Bytes held of the devices on the average of the trace's time; none if no time passed.
+    pub mean_reserved_bytes: Option<f64>,
+    /// Bytes requested and not free-completed, likewise.
+    pub mean_live_bytes: Option<f64>,
+    /// `mean_reserved_bytes / mean_live_bytes`; none if nothing was live for any time.
+    pub mean_ratio: Option<f64>,
+    /// Of the bytes held when most were, those that rounding adds to the blocks (internal waste);
+    /// none if that was not measured (`replay`), or the policy does not tell what blocks occupy.
+    pub rounding_at_peak_bytes: Option<u64>,
+    /// Of the bytes held when most were, those in no block (external waste); rounding is among
+    /// them where `rounding_at_peak_bytes` is none. None if it was not measured.
+    pub free_at_peak_bytes: Option<u64>,
+    /// The least memory of each device with which the trace completes; none if it was not
+    /// searched for, or is not known.
+    pub min_capacity_bytes: Option<u64>,
     /// The most bytes that the recorded allocator held; none if the trace does not say.
     pub recorded_peak_reserved_bytes: Option<u64>,
     /// Driver calls by kind, failed ones included; only kinds that were called.

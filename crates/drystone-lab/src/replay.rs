@@ -7,9 +7,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use drystone_core::{DeviceId, Driver, DriverCall, DriverStats, StreamId};
+use drystone_core::{DeviceId, Driver, DriverCall};
 use drystone_trace::{Event, Op, Trace};
 
+use crate::clock::{Clock, RealClock, VirtualClock};
+use crate::journal::Journal;
 use crate::lagging::Lagging;
 use crate::meter::{Below, Meter};
 use crate::metrics::{Metrics, OutOfMemory};
@@ -42,22 +44,62 @@ pub fn replay(
     target: &Target,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Replayed, ReplayError> {
+    play(trace, policy, target, None, progress).map(|(replayed, _)| replayed)
+}
+
+/// The same, with a journal of where each block lay and what the policy held. It costs some memory
+/// and time for each event.
+///
+/// # Errors
+/// [`ReplayError`]; there is no result then.
+pub fn replay_with_journal(
+    trace: &Trace,
+    policy: &PolicySpec,
+    target: &Target,
+    progress: &mut dyn FnMut(usize),
+) -> Result<(Replayed, Journal), ReplayError> {
+    let journal = Journal::of(trace);
+    let (mut replayed, journal) = play(trace, policy, target, Some(journal), progress)?;
+    // What was given is given back.
+    let journal = journal.unwrap_or_default();
+    let waste = journal.at_peak(trace);
+    replayed.metrics.rounding_at_peak_bytes = waste.rounding;
+    replayed.metrics.free_at_peak_bytes = Some(waste.free);
+    Ok((replayed, journal))
+}
+
+type Noted = (Replayed, Option<Journal>);
+
+fn play(
+    trace: &Trace,
+    policy: &PolicySpec,
+    target: &Target,
+    journal: Option<Journal>,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Noted, ReplayError> {
     match target {
-        Target::Sim(target) => on_sim(trace, policy, target, progress),
-        Target::Real(target) => on_real(trace, policy, target, progress),
+        Target::Sim(target) => on_sim(trace, policy, target, journal, progress),
+        Target::Real(target) => on_real(trace, policy, target, journal, progress),
     }
+}
+
+/// A meter of the driver, which notes changes for a journal.
+fn meter<B: Below>(below: B, capacity: Option<u64>, journal: &Option<Journal>) -> Arc<Meter<B>> {
+    let meter = Meter::new(below, capacity);
+    Arc::new(if journal.is_some() { meter.noting() } else { meter })
 }
 
 fn on_sim(
     trace: &Trace,
     policy: &PolicySpec,
     target: &SimTarget,
+    journal: Option<Journal>,
     progress: &mut dyn FnMut(usize),
-) -> Result<Replayed, ReplayError> {
+) -> Result<Noted, ReplayError> {
     let driver = Lagging::new(target.driver(trace)?, target.host_lead_ns, trace.streams as usize);
-    let driver = Arc::new(Meter::new(driver, None));
+    let driver = meter(driver, None, &journal);
     let clock = VirtualClock::new(&driver.below, trace, target.stamps);
-    let mut replayed = run(trace, policy, &driver, clock, progress)?;
+    let (mut replayed, journal) = run(trace, policy, &driver, clock, journal, progress)?;
     let report = driver.below.sim.finish();
     if !report.is_clean() {
         return Err(ReplayError::Bug { policy: policy.to_string(), what: report.to_string() });
@@ -67,114 +109,23 @@ fn on_sim(
     metrics.capacity_bytes = Some(target.capacity);
     metrics.host_lead_us = Some(micros(target.host_lead_ns));
     metrics.costs = Some(CostModel::name(target.costs));
-    Ok(replayed)
+    Ok((replayed, journal))
 }
 
 fn on_real(
     trace: &Trace,
     policy: &PolicySpec,
     target: &RealTarget,
+    journal: Option<Journal>,
     progress: &mut dyn FnMut(usize),
-) -> Result<Replayed, ReplayError> {
+) -> Result<Noted, ReplayError> {
     target.check(trace)?;
-    let driver = Arc::new(Meter::new(Arc::clone(&target.driver), target.capacity));
+    let driver = meter(Arc::clone(&target.driver), target.capacity, &journal);
     let clock = RealClock { streams: &target.streams };
-    let mut replayed = run(trace, policy, &driver, clock, progress)?;
+    let (mut replayed, journal) = run(trace, policy, &driver, clock, journal, progress)?;
     replayed.metrics.device = target.name.clone();
     replayed.metrics.capacity_bytes = target.capacity;
-    Ok(replayed)
-}
-
-/// How the time of a device follows the trace.
-trait Clock {
-    /// The driver's name of a stream of the trace.
-    fn stream(&self, number: u32) -> StreamId;
-
-    /// The event's moment has come.
-    fn arrive(&mut self, event: &Event);
-
-    /// The program submits work to the event's stream now, which uses the block at `address`.
-    fn work(&self, event: &Event, address: u64);
-
-    /// The event has been dealt with.
-    fn leave(&mut self);
-
-    /// Nanoseconds spent in driver calls, and waiting for the device.
-    fn spent(&self, measured: &DriverStats) -> (u64, u64);
-}
-
-/// The simulated device's time: the trace's, and what driver calls and waits have delayed it by.
-struct VirtualClock<'a> {
-    device: &'a Lagging,
-    stamps: bool,
-    origin_us: u64,
-    delay_ns: u64,
-    due_ns: u64,
-}
-
-impl<'a> VirtualClock<'a> {
-    fn new(device: &'a Lagging, trace: &Trace, stamps: bool) -> Self {
-        let origin_us = trace.events.first().map_or(0, |event| event.t_us);
-        VirtualClock { device, stamps, origin_us, delay_ns: 0, due_ns: 0 }
-    }
-}
-
-impl Clock for VirtualClock<'_> {
-    #[inline]
-    fn stream(&self, number: u32) -> StreamId {
-        StreamId(u64::from(number))
-    }
-
-    #[inline]
-    fn arrive(&mut self, event: &Event) {
-        let since_ns = (event.t_us - self.origin_us).saturating_mul(1_000);
-        self.due_ns = since_ns.saturating_add(self.delay_ns);
-        self.device.sim.advance_to(self.due_ns);
-    }
-
-    #[inline]
-    fn work(&self, event: &Event, address: u64) {
-        self.device.submit(event.device, event.stream, self.device.sim.now_ns());
-        if self.stamps {
-            self.device.stamp(event, address);
-        }
-    }
-
-    #[inline]
-    fn leave(&mut self) {
-        self.delay_ns += self.device.sim.now_ns().saturating_sub(self.due_ns);
-    }
-
-    fn spent(&self, _: &DriverStats) -> (u64, u64) {
-        // The simulator also knows of the wait inside a call that frees memory.
-        let total = self.device.sim.stats().total();
-        (total.driver_ns, total.wait_ns)
-    }
-}
-
-/// A real device's time goes by itself.
-struct RealClock<'a> {
-    streams: &'a [StreamId],
-}
-
-impl Clock for RealClock<'_> {
-    #[inline]
-    fn stream(&self, number: u32) -> StreamId {
-        self.streams[number as usize]
-    }
-
-    #[inline]
-    fn arrive(&mut self, _: &Event) {}
-
-    #[inline]
-    fn work(&self, _: &Event, _: u64) {}
-
-    #[inline]
-    fn leave(&mut self) {}
-
-    fn spent(&self, measured: &DriverStats) -> (u64, u64) {
-        (measured.driver_ns, measured.wait_ns)
-    }
+    Ok((replayed, journal))
 }
 
 fn run<B: Below + 'static, C: Clock>(
@@ -182,8 +133,9 @@ fn run<B: Below + 'static, C: Clock>(
     spec: &PolicySpec,
     meter: &Arc<Meter<B>>,
     clock: C,
+    journal: Option<Journal>,
     progress: &mut dyn FnMut(usize),
-) -> Result<Replayed, ReplayError> {
+) -> Result<Noted, ReplayError> {
     let start = |why| ReplayError::Start { policy: spec.to_string(), why };
     let policy = (spec.make)(Arc::clone(meter) as Arc<dyn Driver>).map_err(start)?;
     let mut run = Run {
@@ -194,6 +146,7 @@ fn run<B: Below + 'static, C: Clock>(
         sampler: Sampler::new(trace),
         origin_us: trace.events.first().map_or(0, |event| event.t_us),
         tally: Tally::default(),
+        journal,
     };
     let started = Instant::now();
     let (done, stop) = run.events(trace, progress);
@@ -208,7 +161,11 @@ fn run<B: Below + 'static, C: Clock>(
     };
     let measured = meter.stats();
     let (driver_ns, wait_ns) = run.clock.spent(&measured);
+    if let (Some(journal), Some(oom)) = (&mut run.journal, &oom) {
+        journal.played = oom.at_event as usize;
+    }
     let tally = run.tally;
+    let mean = run.sampler.mean();
     let peak_reserved_bytes = meter.peak_reserved();
     let calls = DriverCall::ALL.map(|call| (call.name(), measured.calls_of(call)));
     let metrics = Metrics {
@@ -229,6 +186,12 @@ fn run<B: Below + 'static, C: Clock>(
         peak_host_bytes: meter.peak_host_bytes(),
         end_reserved_bytes: meter.reserved(),
         ratio: (tally.peak_live > 0).then(|| peak_reserved_bytes as f64 / tally.peak_live as f64),
+        mean_reserved_bytes: mean.map(|mean| mean.reserved),
+        mean_live_bytes: mean.map(|mean| mean.live),
+        mean_ratio: mean.filter(|mean| mean.live > 0.0).map(|mean| mean.reserved / mean.live),
+        rounding_at_peak_bytes: None,
+        free_at_peak_bytes: None,
+        min_capacity_bytes: None,
         recorded_peak_reserved_bytes: Recording::of(trace).peak_reserved,
         driver_calls: calls.into_iter().filter(|&(_, count)| count > 0).collect(),
         driver_us: micros(driver_ns),
@@ -239,8 +202,8 @@ fn run<B: Below + 'static, C: Clock>(
         counters: run.policy.counters().into_iter().collect(),
         oom,
     };
-    let timeline = run.end(spec)?;
-    Ok(Replayed { metrics, timeline })
+    let (timeline, journal) = run.end(spec)?;
+    Ok((Replayed { metrics, timeline }, journal))
 }
 
 fn micros(ns: u64) -> f64 {
@@ -279,6 +242,7 @@ struct Run<'a, B, C> {
     sampler: Sampler,
     origin_us: u64,
     tally: Tally,
+    journal: Option<Journal>,
 }
 
 impl<B: Below, C: Clock> Run<'_, B, C> {
@@ -298,6 +262,9 @@ impl<B: Below, C: Clock> Run<'_, B, C> {
                     }
                     _ => None,
                 };
+                if let Some(journal) = &mut self.journal {
+                    journal.changed(done, self.meter.take_changes());
+                }
                 done += 1;
                 if stop.is_some() {
                     return (done, stop);
@@ -318,6 +285,9 @@ impl<B: Below, C: Clock> Run<'_, B, C> {
         };
         self.clock.work(event, address);
         self.blocks[event.id as usize] = address;
+        if let Some(journal) = &mut self.journal {
+            journal.handed_out(event, address, self.policy.block_bytes(address));
+        }
         let tally = &mut self.tally;
         tally.allocs += 1;
         tally.live += event.size;
@@ -368,14 +338,14 @@ impl<B: Below, C: Clock> Run<'_, B, C> {
     }
 
     /// Frees what is live, ends the policy, and looks whether it gave everything back.
-    fn end(mut self, spec: &PolicySpec) -> Result<Timeline, ReplayError> {
+    fn end(mut self, spec: &PolicySpec) -> Result<(Timeline, Option<Journal>), ReplayError> {
         let bug = |what| ReplayError::Bug { policy: spec.to_string(), what };
         for &address in self.blocks.iter().filter(|&&address| address != 0) {
             self.policy.free(address).map_err(bug)?;
         }
         drop(self.policy);
         match self.meter.reserved() + self.meter.host_bytes() {
-            0 => Ok(self.sampler.finish()),
+            0 => Ok((self.sampler.finish(), self.journal)),
             left => Err(bug(format!("{left} bytes were not given back at the end"))),
         }
     }

@@ -24,9 +24,23 @@ pub struct Timeline {
     pub points: Vec<Point>,
 }
 
+/// Bytes on the average of the time that passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Mean {
+    /// Bytes requested and not free-completed.
+    pub(crate) live: f64,
+    /// Bytes held of the device.
+    pub(crate) reserved: f64,
+}
+
 /// Builds a timeline as time passes.
 pub(crate) struct Sampler {
     timeline: Timeline,
+    start_us: u64,
+    last_us: u64,
+    /// Bytes times microseconds since the start. 128 bits: 2^63 bytes for years.
+    live_area: u128,
+    reserved_area: u128,
     /// The trace's time at which the present point ends.
     end_us: u64,
     most: Point,
@@ -40,6 +54,10 @@ impl Sampler {
         let points = Vec::with_capacity((trace.duration_us() / step_us + 1) as usize);
         Sampler {
             timeline: Timeline { step_us, points },
+            start_us: origin_us,
+            last_us: origin_us,
+            live_area: 0,
+            reserved_area: 0,
             end_us: origin_us.saturating_add(step_us),
             most: Point::default(),
             now: Point::default(),
@@ -49,6 +67,12 @@ impl Sampler {
     /// It is `t_us` now, by the trace's clock, which never goes back.
     #[inline]
     pub(crate) fn arrive(&mut self, t_us: u64) {
+        if t_us != self.last_us {
+            let passed = u128::from(t_us - self.last_us);
+            self.live_area += passed * u128::from(self.now.live);
+            self.reserved_area += passed * u128::from(self.now.reserved);
+            self.last_us = t_us;
+        }
         if t_us >= self.end_us {
             self.step_to(t_us);
         }
@@ -69,6 +93,15 @@ impl Sampler {
         self.timeline.points.extend((0..steps).map(|_| self.now));
         self.most = self.now;
         self.end_us = self.end_us.saturating_add((steps + 1).saturating_mul(self.timeline.step_us));
+    }
+
+    /// The averages up to the last arrival; none if no time has passed.
+    pub(crate) fn mean(&self) -> Option<Mean> {
+        let passed = (self.last_us > self.start_us).then(|| (self.last_us - self.start_us) as f64);
+        passed.map(|us| Mean {
+            live: self.live_area as f64 / us,
+            reserved: self.reserved_area as f64 / us,
+        })
     }
 
     pub(crate) fn finish(mut self) -> Timeline {
@@ -112,6 +145,17 @@ mod tests {
         assert_eq!(timeline.step_us, 3);
         // The second step begins at what was left of the first; the third was silent.
         assert_eq!(timeline.points, [point(5, 9), point(2, 3), point(1, 1), point(1, 4)]);
+    }
+
+    #[test]
+    fn the_mean_weighs_by_time() {
+        let mut sampler = sampler(&[100, 4_100]);
+        assert_eq!(sampler.mean(), None);
+        for (t, p) in [(100, point(8, 16)), (1_100, point(0, 16)), (4_100, point(9, 99))] {
+            sampler.arrive(t);
+            sampler.set(p);
+        }
+        assert_eq!(sampler.mean(), Some(Mean { live: 2.0, reserved: 16.0 }));
     }
 
     #[test]

@@ -66,6 +66,10 @@ impl Policy for Drystone {
         self.allocator.free(address).map_err(|error| error.to_string())
     }
 
+    fn block_bytes(&self, address: u64) -> Option<u64> {
+        self.allocator.block_info(address).ok().map(|block| block.size)
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let devices = (0..self.allocator.device_count()).map(DeviceId);
         let all: Vec<_> = devices.filter_map(|id| self.allocator.stats(id).ok()).collect();

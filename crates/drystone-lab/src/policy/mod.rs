@@ -28,6 +28,13 @@ pub trait Policy {
     /// what is wrong.
     fn free(&mut self, address: u64) -> Result<(), String>;
 
+    /// Bytes that the block at `address` occupies, what rounding adds among them; `None` where the
+    /// policy does not tell.
+    fn block_bytes(&self, address: u64) -> Option<u64> {
+        let _ = address;
+        None
+    }
+
     /// Counts of the policy's own, by name, as in `counters` of `drystone replay --json`.
     fn counters(&self) -> Vec<(&'static str, u64)>;
 }
