@@ -4,6 +4,8 @@
 //! name it in [`POLICIES`].
 
 mod drystone;
+#[allow(dead_code, unused_imports)] // Until the baselines that use them are all here.
+mod parts;
 mod spec;
 
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use drystone_core::{DeviceId, Driver, StreamId};
 pub use spec::{PolicyError, PolicyOptions, PolicySpec};
 
 /// Every policy, in the order in which they are listed and compared.
-pub static POLICIES: &[PolicyInfo] = &[drystone::VMM, drystone::MALLOC];
+pub static POLICIES: &[PolicyInfo] = &[drystone::VMM, drystone::MALLOC, pytorch::NATIVE, pytorch::EXPANDABLE];
 
 /// A way of turning requests for memory into calls of a driver.
 ///

@@ -1,0 +1,17 @@
+//! What several policies are made of: memory and events that give themselves back, lists of free
+//! memory, options read from text.
+
+mod by_stream;
+mod chunks;
+mod errors;
+mod event;
+mod free_list;
+pub(super) mod options;
+mod segments;
+
+pub(super) use by_stream::ByStream;
+pub(super) use chunks::{ChunkId, Chunks};
+pub(super) use errors::{no_block, refusal};
+pub(super) use event::Event;
+pub(super) use free_list::{FreeList, Span};
+pub(super) use segments::Segments;
