@@ -6,6 +6,7 @@
 mod drystone;
 #[allow(dead_code, unused_imports)] // Until the baselines that use them are all here.
 mod parts;
+mod pytorch;
 mod spec;
 
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use drystone_core::{DeviceId, Driver, StreamId};
 pub use spec::{PolicyError, PolicyOptions, PolicySpec};
 
 /// Every policy, in the order in which they are listed and compared.
-pub static POLICIES: &[PolicyInfo] = &[drystone::VMM, drystone::MALLOC, pytorch::NATIVE, pytorch::EXPANDABLE];
+pub static POLICIES: &[PolicyInfo] =
+    &[drystone::VMM, drystone::MALLOC, pytorch::NATIVE, pytorch::EXPANDABLE];
 
 /// A way of turning requests for memory into calls of a driver.
 ///
