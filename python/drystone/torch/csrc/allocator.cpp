@@ -10,6 +10,8 @@ namespace drystone_torch {
 
 namespace {
 
+constexpr size_t EXBIBYTE = size_t{1} << 60;
+
 c10::Device cuda(DeviceIndex device) {
   return {c10::DeviceType::CUDA, device};
 }
@@ -157,6 +159,12 @@ void* Allocator::request(size_t size, DeviceIndex device, cudaStream_t stream) {
 void Allocator::failed(drystone_status_t status, size_t size, DeviceIndex device) {
   const std::string message = library.last_error();
   TORCH_CHECK(status == DRYSTONE_OUT_OF_MEMORY, message);
+  // As in torch, such a request is a mistake of the program and not a lack of memory: nobody is told.
+  TORCH_CHECK_WITH(
+      OutOfMemoryError,
+      size < EXBIBYTE,
+      "CUDA out of memory. Tried to allocate more than 1EB memory. Drystone: ",
+      message);
   uint64_t free = 0;
   uint64_t total = 0;
   // Without the figures the error is still one.
@@ -266,6 +274,14 @@ double Allocator::getMemoryFraction(DeviceIndex device) {
   uint64_t total = 0;
   check(library.limit(ready(), device, &limit));
   check(library.memory_info(ready(), device, &free, &total));
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    const auto set = fractions_.find(device);
+    // Bytes say less than the fraction that they came from.
+    if (set != fractions_.end() && set->second.limit == limit) {
+      return set->second.fraction;
+    }
+  }
   return limit == 0 || limit >= total ? 1.0
                                       : static_cast<double>(limit) / static_cast<double>(total);
 }
@@ -274,12 +290,19 @@ void Allocator::setMemoryFraction(double fraction, DeviceIndex device) {
   TORCH_CHECK(
       0 <= fraction && fraction <= 1, "invalid fraction: ", fraction, ". Please set within [0, 1].");
   check(library.set_memory_fraction(ready(), device, fraction));
+  uint64_t limit = 0;
+  check(library.limit(ready(), device, &limit));
+  std::lock_guard<std::mutex> guard(mutex_);
+  fractions_[device] = {fraction, limit};
 }
 
 void Allocator::emptyCache(MempoolId_t pool) {
   if (process == nullptr) {
     return;
   }
+  const bool watched = history.watches();
+  auto context = watched ? history.context_of_release() : nullptr;
+  const auto since = watched ? history.next_event() : 0;
   if (foreign_pools.any()) {
     foreign_pools.empty(pool, false);
   }
@@ -297,7 +320,8 @@ void Allocator::emptyCache(MempoolId_t pool) {
       }
     }
   }
-  if (history.watches()) {
+  if (watched) {
+    history.released(since, std::move(context));
     history.tell_trackers();
   }
 }

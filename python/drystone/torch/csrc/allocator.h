@@ -135,12 +135,18 @@ class Allocator final : public native::CUDAAllocator {
  private:
   using Filter = std::function<bool(cudaStream_t)>;
   using Scope = std::pair<DeviceIndex, MempoolId_t>;
+  // A fraction that was set, and the bytes that it came to.
+  struct Fraction {
+    double fraction;
+    uint64_t limit;
+  };
 
   void* request(size_t size, DeviceIndex device, cudaStream_t stream);
   [[noreturn]] void failed(drystone_status_t status, size_t size, DeviceIndex device);
 
   std::mutex mutex_; // of what follows; never held in a call to libdrystone that allocates
   std::vector<native::OutOfMemoryObserver> observers_;
+  std::map<DeviceIndex, Fraction> fractions_;
   std::map<Scope, std::unique_ptr<Filter>> filters_;
   std::deque<std::unique_ptr<Filter>> ended_filters_;
 };

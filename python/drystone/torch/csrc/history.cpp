@@ -106,6 +106,7 @@ void History::record(
   }
   if (!enabled || clear) {
     notes_.clear();
+    releases_.clear();
     annotations_.clear();
   }
   recorder_ = enabled ? recorder : nullptr;
@@ -185,12 +186,38 @@ void History::out_of_memory() {
   note(Entry::OOM, 0, std::move(context));
 }
 
+History::Context History::context_of_release() const {
+  return gather(RecordContext::ALL);
+}
+
+uint64_t History::next_event() const {
+  return events_since(UINT64_MAX).second;
+}
+
+void History::released(uint64_t since, Context context) {
+  if (!records()) {
+    return;
+  }
+  const auto until = next_event();
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (since < until) {
+    releases_.push_back({since, until, note_of(Entry::SEGMENT_FREE, 0, std::move(context))});
+  }
+  if (releases_.size() > max_entries_) {
+    releases_.pop_front();
+  }
+}
+
+History::Note History::note_of(Action action, uint64_t address, Context context) const {
+  const auto compile_context = compile_contexts.empty() ? "" : compile_contexts.back();
+  return {action, address, std::move(context), compile_context, user_metadata};
+}
+
 void History::note(Action action, uint64_t address, Context context) {
   if (!records()) {
     return;
   }
-  const auto compile_context = compile_contexts.empty() ? "" : compile_contexts.back();
-  notes_.push_back({action, address, std::move(context), compile_context, user_metadata});
+  notes_.push_back(note_of(action, address, std::move(context)));
   if (notes_.size() > max_entries_) {
     notes_.pop_front();
   }
@@ -221,8 +248,9 @@ History::Context History::context_of(uint64_t address) {
 // entries, so they are joined from the end.
 std::vector<std::vector<History::Entry>> History::traces(size_t devices) {
   std::unique_lock<std::mutex> guard(mutex_);
-  const auto events = events_since(first_event_).first;
+  const auto [events, next] = events_since(first_event_);
   const std::vector<Note> notes(notes_.begin(), notes_.end());
+  const std::vector<Release> releases(releases_.begin(), releases_.end());
   const auto skipped = skipped_;
   const auto max_entries = max_entries_;
   guard.unlock();
@@ -243,17 +271,29 @@ std::vector<std::vector<History::Entry>> History::traces(size_t devices) {
     return note;
   };
 
+  const auto release_with = [&](uint64_t number) -> const Note* {
+    const auto found = std::find_if(releases.begin(), releases.end(), [&](const Release& release) {
+      return release.since <= number && number < release.until;
+    });
+    return found == releases.end() ? nullptr : &found->note;
+  };
+
   const auto offset = clock_offset();
   std::vector<std::vector<Entry>> traces(devices);
   // Segments are taken for the request that is noted next on their stream.
   std::map<std::pair<int32_t, uint64_t>, const Note*> next_request;
+  // Memory of any stream is given back for the request that is noted next on the device.
+  std::map<int32_t, const Note*> next_of_device;
+  uint64_t number = next;
   for (auto event = events.rbegin(); event != events.rend(); ++event) {
     auto entry = entry_of(*event);
     const Note* note = nullptr;
+    --number;
     auto& request = next_request[{event->device, event->stream}];
     switch (entry.action_) {
       case Entry::ALLOC:
         note = request = last_note(Entry::ALLOC, event->address, true);
+        next_of_device[event->device] = note;
         break;
       case Entry::FREE_REQUESTED:
         note = last_note(Entry::FREE_REQUESTED, event->address, true);
@@ -263,10 +303,16 @@ std::vector<std::vector<History::Entry>> History::traces(size_t devices) {
         break;
       case Entry::OOM:
         note = request = last_note(Entry::OOM, 0, true);
+        next_of_device[event->device] = note;
         break;
       case Entry::SEGMENT_ALLOC:
       case Entry::SEGMENT_MAP:
         note = request;
+        break;
+      case Entry::SEGMENT_FREE:
+      case Entry::SEGMENT_UNMAP:
+        note = release_with(number);
+        note = note == nullptr ? next_of_device[event->device] : note;
         break;
       default:
         break;

@@ -49,6 +49,12 @@ class History {
   // To be called before the free: afterwards the address may be another block's.
   void freeing(void* pointer);
   void out_of_memory();
+  // Who gives memory back to the device now; null if that is not to be recorded.
+  Context context_of_release() const;
+  // The number of the next event.
+  uint64_t next_event() const;
+  // Memory was given back by the events from number `since` on.
+  void released(uint64_t since, Context context);
   // Tells the trackers what happened since they were told last.
   void tell_trackers();
 
@@ -68,7 +74,15 @@ class History {
     std::string user_metadata;
   };
 
+  // Events in which a caller gave memory back, and what torch knows of it.
+  struct Release {
+    uint64_t since;
+    uint64_t until;
+    Note note;
+  };
+
   Context gather(RecordContext level) const;
+  Note note_of(Entry::Action action, uint64_t address, Context context) const;
   void note(Entry::Action action, uint64_t address, Context context);
   void resize_ring();
   void look_again();
@@ -80,6 +94,7 @@ class History {
 
   std::mutex mutex_; // of what follows; never held while contexts are gathered
   std::deque<Note> notes_;
+  std::deque<Release> releases_;
   std::unordered_map<uint64_t, Context> live_;
   std::deque<Annotation> annotations_;
   std::vector<bool> skipped_ = std::vector<bool>(Entry::OOM + 1);

@@ -2,6 +2,8 @@
 #include "allocator.h"
 #include "foreign.h"
 
+#include <c10/cuda/CUDAAllocatorConfig.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <functional>
@@ -68,17 +70,17 @@ std::string value_of(const std::string& settings, const std::string& key) {
   return text.substr(start, text.find(',', start) - start);
 }
 
-// torch's settings as Drystone has them; what it does not know of (pinned memory) has torch's default.
+// torch's settings as Drystone has them; those of pinned memory are torch's own.
 native::AllocatorConfigInfo config_info(size_t max_split_size) {
   native::AllocatorConfigInfo info{};
   info.last_allocator_settings = settings();
   const auto threshold = value_of(info.last_allocator_settings, "garbage_collection_threshold");
   info.garbage_collection_threshold = std::strtod(threshold.c_str(), nullptr);
   info.max_split_size = max_split_size;
-  info.pinned_num_register_threads = 1;
+  info.pinned_num_register_threads = native::CUDAAllocatorConfig::pinned_num_register_threads();
   info.expandable_segments = value_of(info.last_allocator_settings, "backing") != "malloc";
   info.release_lock_on_malloc = true;
-  info.pinned_use_host_register = false;
+  info.pinned_use_host_register = native::CUDAAllocatorConfig::pinned_use_cuda_host_register();
   info.graph_capture_record_stream_reuse = false;
   // One number holds for all sizes; a list is in `last_allocator_settings` as it stands.
   const auto divisions = value_of(info.last_allocator_settings, "roundup_power2_divisions");
@@ -110,16 +112,17 @@ native::SnapshotInfo Allocator::snapshot(MempoolId_t pool, bool include_traces) 
   if (process == nullptr) {
     return out;
   }
+  // First what happened: that a snapshot was taken is an event of the next one, as in torch.
+  if (include_traces) {
+    out.device_traces = history.traces(devices());
+    out.external_annotations = history.annotations();
+  }
   visit_segments([&](const drystone_segment_t& segment) {
     if (pool == MempoolId_t{0, 0} || pool == id_of(segment.pool)) {
       out.segments.push_back(info_of(segment));
     }
   });
   foreign_pools.add_segments(pool, out.segments);
-  if (include_traces) {
-    out.device_traces = history.traces(devices());
-    out.external_annotations = history.annotations();
-  }
   out.config_metadata = config_info(static_cast<size_t>(getDeviceStats(0).max_split_size));
   return out;
 }
