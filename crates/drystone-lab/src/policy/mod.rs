@@ -3,6 +3,9 @@
 //! To add a policy, write a file beside `drystone.rs` that ends in a [`PolicyInfo`], and
 //! name it in [`POLICIES`].
 
+mod cub;
+mod cudamalloc;
+mod cupy;
 mod drystone;
 #[allow(dead_code, unused_imports)] // Until the baselines that use them are all here.
 mod parts;
@@ -16,8 +19,15 @@ use drystone_core::{DeviceId, Driver, StreamId};
 pub use spec::{PolicyError, PolicyOptions, PolicySpec};
 
 /// Every policy, in the order in which they are listed and compared.
-pub static POLICIES: &[PolicyInfo] =
-    &[drystone::VMM, drystone::MALLOC, pytorch::NATIVE, pytorch::EXPANDABLE];
+pub static POLICIES: &[PolicyInfo] = &[
+    drystone::VMM,
+    drystone::MALLOC,
+    pytorch::NATIVE,
+    pytorch::EXPANDABLE,
+    cub::INFO,
+    cupy::INFO,
+    cudamalloc::INFO,
+];
 
 /// A way of turning requests for memory into calls of a driver.
 ///

@@ -43,6 +43,11 @@ impl Segments {
         Ok(())
     }
 
+    /// Bytes of the segment that starts at an address.
+    pub(in crate::policy) fn bytes_of(&self, address: u64) -> Option<u64> {
+        self.held.get(&address).map(|&(_, bytes)| bytes)
+    }
+
     /// The segment in which an address lies: its start and its bytes.
     pub(in crate::policy) fn around(&self, address: u64) -> Option<(u64, u64)> {
         let (&start, &(_, bytes)) = self.held.range(..=address).next_back()?;
