@@ -39,7 +39,7 @@ _SETTINGS_FUNCTIONS = (
 )
 """Functions of ``torch._C`` that would set what nobody reads."""
 
-_FLAGS = ["-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+_FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 _LINK_FLAGS = ["-shared", "-nodefaultlibs"]
 _MESSAGE_BYTES = 4096
 

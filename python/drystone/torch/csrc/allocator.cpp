@@ -8,7 +8,12 @@
 
 namespace drystone_torch {
 
+std::atomic<uint32_t> watchers{0};
+
 namespace {
+
+// Whether torch has one device: then it is the current one, and CUDA need not be asked.
+std::atomic<bool> one_device{false};
 
 constexpr size_t EXBIBYTE = size_t{1} << 60;
 
@@ -16,7 +21,10 @@ c10::Device cuda(DeviceIndex device) {
   return {c10::DeviceType::CUDA, device};
 }
 
-DeviceIndex current_device() {
+inline DeviceIndex current_device() {
+  if (one_device.load(std::memory_order_relaxed)) {
+    return 0;
+  }
   DeviceIndex device = 0;
   const auto error = c10::cuda::GetDevice(&device);
   // The check is a call, even where there is nothing to find.
@@ -24,6 +32,14 @@ DeviceIndex current_device() {
     C10_CUDA_CHECK(error);
   }
   return device;
+}
+
+// The current stream of a device as CUDA knows it.
+inline cudaStream_t current_stream(DeviceIndex device) {
+  const auto stream = c10::cuda::getCurrentCUDAStream(device);
+  // The default stream, which most programs use alone, has no handle to be looked up.
+  return stream.id() == c10::Stream(c10::Stream::DEFAULT, cuda(device)).id() ? nullptr
+                                                                            : stream.stream();
 }
 
 DeviceIndex device_of(void* pointer) {
@@ -43,7 +59,7 @@ uint64_t current_of(const drystone_stats_t& stats, int figure) {
   return stats.figures[figure][DRYSTONE_ALL].current;
 }
 
-// What the profiler and the sanitizer are told of a block: not called unless one of them listens.
+// What the profiler and the sanitizer are told of a block.
 void tell(void* pointer, int64_t size, DeviceIndex device) {
   if (c10::memoryProfilingEnabled()) {
     const auto stats = stats_of(device);
@@ -64,8 +80,10 @@ void tell(void* pointer, int64_t size, DeviceIndex device) {
   }
 }
 
-bool somebody_listens() {
-  return c10::memoryProfilingEnabled() || c10::impl::GPUTrace::haveState;
+// Whether anybody is to be told of this thread's requests and frees: mostly nobody is.
+inline bool somebody_listens() {
+  return watchers.load(std::memory_order_relaxed) != 0 || c10::impl::GPUTrace::haveState ||
+      c10::ThreadLocalDebugInfo::get(c10::DebugInfoKind::PROFILER_STATE) != nullptr;
 }
 
 // Before a request fails, what torch's own parts can free is freed: memory of tensors that other
@@ -107,14 +125,13 @@ Allocator& allocator() {
   return *installed;
 }
 
-void free_block(void* pointer) {
-  if (pointer == nullptr) {
-    return;
-  }
+namespace {
+
+C10_NOINLINE void free_and_tell(void* pointer) {
   if (foreign_pools.any() && foreign_pools.free(pointer)) {
     return;
   }
-  if (somebody_listens()) {
+  if (c10::memoryProfilingEnabled() || c10::impl::GPUTrace::haveState) {
     drystone_block_t block{};
     check(library.block(process, pointer, &block));
     tell(pointer, -static_cast<int64_t>(block.requested), device_of(pointer));
@@ -122,7 +139,7 @@ void free_block(void* pointer) {
   if (history.watches()) {
     history.freeing(pointer);
   }
-  if (shared_blocks.load(std::memory_order_relaxed) > 0) {
+  if (is_watching(Watcher::SHARED_BLOCKS)) {
     end_sharing(pointer);
   }
   check(library.free(process, pointer));
@@ -131,7 +148,39 @@ void free_block(void* pointer) {
   }
 }
 
-void* Allocator::request(size_t size, DeviceIndex device, cudaStream_t stream) {
+} // namespace
+
+void free_block(void* pointer) {
+  if (C10_UNLIKELY(pointer == nullptr)) {
+    return;
+  }
+  if (C10_UNLIKELY(somebody_listens())) {
+    free_and_tell(pointer);
+    return;
+  }
+  check(library.free(process, pointer));
+}
+
+inline void* Allocator::serve(size_t size, DeviceIndex device, cudaStream_t stream) {
+  void* pointer = nullptr;
+  const auto status = library.allocate(ready(), size, device, number_of(stream), &pointer);
+  if (C10_UNLIKELY(status != DRYSTONE_OK)) {
+    failed(status, size, device);
+  }
+  return pointer;
+}
+
+inline void* Allocator::request(size_t size, DeviceIndex device, cudaStream_t stream) {
+  if (C10_UNLIKELY(somebody_listens())) {
+    return request_and_tell(size, device, stream);
+  }
+  return serve(size, device, stream);
+}
+
+C10_NOINLINE void* Allocator::request_and_tell(
+    size_t size,
+    DeviceIndex device,
+    cudaStream_t stream) {
   if (size == 0) {
     return nullptr;
   }
@@ -142,17 +191,11 @@ void* Allocator::request(size_t size, DeviceIndex device, cudaStream_t stream) {
   }
   const bool watched = history.watches();
   auto context = watched ? history.context_of_request() : nullptr;
-  void* pointer = nullptr;
-  const auto status = library.allocate(ready(), size, device, number_of(stream), &pointer);
-  if (status != DRYSTONE_OK) {
-    failed(status, size, device);
-  }
+  void* pointer = serve(size, device, stream);
   if (watched) {
     history.allocated(pointer, std::move(context));
   }
-  if (somebody_listens()) {
-    tell(pointer, static_cast<int64_t>(size), device);
-  }
+  tell(pointer, static_cast<int64_t>(size), device);
   return pointer;
 }
 
@@ -204,7 +247,7 @@ void Allocator::failed(drystone_status_t status, size_t size, DeviceIndex device
 
 c10::DataPtr Allocator::allocate(size_t size) {
   const auto device = current_device();
-  void* pointer = request(size, device, c10::cuda::getCurrentCUDAStream(device).stream());
+  void* pointer = request(size, device, current_stream(device));
   return {pointer, pointer, &free_block, cuda(device)};
 }
 
@@ -218,7 +261,7 @@ void Allocator::copy_data(void* dest, const void* src, std::size_t count) const 
 
 void* Allocator::raw_alloc(size_t size) {
   const auto device = current_device();
-  return request(size, device, c10::cuda::getCurrentCUDAStream(device).stream());
+  return request(size, device, current_stream(device));
 }
 
 void* Allocator::raw_alloc_with_stream(size_t size, cudaStream_t stream) {
@@ -245,6 +288,7 @@ void Allocator::init(int device_count) {
   uint64_t id = 0;
   check(library.on_out_of_memory(made, &run_free_memory_callbacks, nullptr, &id));
   check(library.allow_export(made));
+  one_device = device_count == 1;
   process = made;
   history.start();
 }

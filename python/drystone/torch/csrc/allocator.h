@@ -37,9 +37,8 @@ inline MempoolId_t id_of(drystone_pool_t pool) {
 // The allocator of the process, initialized if the program got here before torch did that.
 drystone_allocator_t* ready();
 
-// Blocks that other processes were told of; while there are any, a free looks whether it is one of them.
-extern std::atomic<size_t> shared_blocks;
-// Closes the names of a block that was shared, if it was.
+// Closes the names of a block that was shared with other processes, if it was. To be called at every free
+// while there are such blocks.
 void end_sharing(void* pointer);
 
 // Where the segment that the driver gave begins in which an address lies; null if it lies in pages.
@@ -141,7 +140,11 @@ class Allocator final : public native::CUDAAllocator {
     uint64_t limit;
   };
 
+  // Memory of libdrystone, or of a pool's own allocator; whoever listens is told of it.
   void* request(size_t size, DeviceIndex device, cudaStream_t stream);
+  void* request_and_tell(size_t size, DeviceIndex device, cudaStream_t stream);
+  // Memory of libdrystone.
+  void* serve(size_t size, DeviceIndex device, cudaStream_t stream);
   [[noreturn]] void failed(drystone_status_t status, size_t size, DeviceIndex device);
 
   std::mutex mutex_; // of what follows; never held in a call to libdrystone that allocates

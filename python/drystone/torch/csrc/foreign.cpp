@@ -151,7 +151,7 @@ void ForeignPools::add_segments(c10::MempoolId_t pool, std::vector<Segment>& seg
 }
 
 void ForeignPools::look_again() {
-  any_ = !pools_.empty() || !blocks_.empty();
+  set_watching(Watcher::FOREIGN_POOLS, !pools_.empty() || !blocks_.empty());
 }
 
 } // namespace drystone_torch

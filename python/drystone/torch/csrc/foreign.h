@@ -2,9 +2,10 @@
 // registers memory with the network, for one. Drystone has no part in that memory; its blocks are kept here.
 #pragma once
 
+#include "watchers.h"
+
 #include <c10/cuda/CUDACachingAllocator.h>
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -22,9 +23,9 @@ class ForeignPools {
   using Filter = std::function<bool(cudaStream_t)>;
   using Segment = c10::CachingDeviceAllocator::SegmentInfo;
 
-  // Whether requests and frees have to be looked at; if not, they cost this one look.
+  // Whether requests and frees have to be looked at.
   bool any() const {
-    return any_.load(std::memory_order_relaxed);
+    return is_watching(Watcher::FOREIGN_POOLS);
   }
 
   void add(c10::DeviceIndex device, c10::MempoolId_t pool, Source source);
@@ -58,7 +59,6 @@ class ForeignPools {
 
   void look_again();
 
-  std::atomic<bool> any_{false};
   std::mutex mutex_; // of what follows; never held while another allocator is called
   std::map<Key, Source> pools_;
   std::vector<std::pair<Key, Filter>> begun_;

@@ -350,7 +350,7 @@ void History::resize_ring() {
 }
 
 void History::look_again() {
-  watches_ = records() || !live_.empty() || !trackers_.empty();
+  set_watching(Watcher::HISTORY, records() || !live_.empty() || !trackers_.empty());
 }
 
 } // namespace drystone_torch

@@ -2,6 +2,8 @@
 // them (frames, the compiled function, the user's words) is kept here and joined when a snapshot is taken.
 #pragma once
 
+#include "watchers.h"
+
 #include <c10/cuda/CUDACachingAllocator.h>
 
 #include <atomic>
@@ -23,9 +25,9 @@ class History {
   using Tracker = c10::CachingDeviceAllocator::AllocatorTraceTracker;
   using Annotation = c10::CachingDeviceAllocator::AnnotationEntry;
 
-  // Whether requests and frees have to be told; if not, they cost this one look.
+  // Whether requests and frees have to be told.
   bool watches() const {
-    return watches_.load(std::memory_order_relaxed);
+    return is_watching(Watcher::HISTORY);
   }
   bool records() const {
     return records_.load(std::memory_order_relaxed);
@@ -87,7 +89,6 @@ class History {
   void resize_ring();
   void look_again();
 
-  std::atomic<bool> watches_{false};
   std::atomic<bool> records_{false};
   std::atomic<c10::CachingDeviceAllocator::CreateContextFn> recorder_{nullptr};
   std::atomic<RecordContext> when_{RecordContext::NEVER};

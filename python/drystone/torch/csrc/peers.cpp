@@ -14,8 +14,6 @@
 
 namespace drystone_torch {
 
-std::atomic<size_t> shared_blocks{0};
-
 namespace {
 
 // What a process tells another of a block, as bytes: this, then for pages the bytes of each handle and the
@@ -145,7 +143,7 @@ void end_sharing(void* pointer) {
     for (const auto& handle : found.mapped().handles) {
       close(handle.fd);
     }
-    shared_blocks = shared.size();
+    set_watching(Watcher::SHARED_BLOCKS, !shared.empty());
   }
 }
 
@@ -206,7 +204,7 @@ native::ShareableHandle Allocator::shareIpcHandle(void* pointer) {
     made.number = sharing().next_number++;
     made.text = text_of(made);
     found = shared.emplace(start, std::move(made)).first;
-    shared_blocks = shared.size();
+    set_watching(Watcher::SHARED_BLOCKS, !shared.empty());
   }
   return {static_cast<ptrdiff_t>(address - found->second.base), found->second.text};
 }
