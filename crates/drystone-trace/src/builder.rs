@@ -1,6 +1,6 @@
 //! Turns recorded events into a [`Trace`]: numbers blocks and streams, repairs what makes no sense.
 //!
-//! Both readers end here, so that a CSV and a snapshot of the same run are treated alike.
+//! All readers end here, so that the same run is treated alike in every format.
 
 use std::collections::HashMap;
 
@@ -11,6 +11,9 @@ use crate::limits::{Budget, Exceeded, LimitKind, Limits};
 
 /// What the recording calls a block: a CSV's number (with 0), or the device plus 1 and an address.
 pub(crate) type BlockKey = (u32, u64);
+
+/// The size of a free that does not say one: its allocation's, without a note.
+pub(crate) const SIZE_OF_BLOCK: u64 = u64::MAX;
 
 /// An event as recorded, with the recording's own names.
 #[derive(Clone, Copy, Debug)]
@@ -191,7 +194,7 @@ impl Builder {
     }
 
     fn free(&mut self, recorded: Recorded, block: Block, at: Position) -> Result<(), Exceeded> {
-        if recorded.size != block.size {
+        if recorded.size != block.size && recorded.size != SIZE_OF_BLOCK {
             self.dropped.note(Oddity::SizeMismatch, at);
         }
         self.emit(Recorded { size: block.size, ..recorded }, block.id)

@@ -30,6 +30,23 @@ pub enum Oddity {
     MissingFromSegments,
 }
 
+impl Oddity {
+    /// All kinds; the native format names them by their place in here, so that new ones go to the
+    /// end.
+    pub(crate) const ALL: [Oddity; 10] = [
+        Oddity::UnknownBlock,
+        Oddity::RequestedTwice,
+        Oddity::CompletedTwice,
+        Oddity::NotRequested,
+        Oddity::AllocOfLive,
+        Oddity::SizeMismatch,
+        Oddity::TimeWentBack,
+        Oddity::UnknownAction,
+        Oddity::InUseAfterFree,
+        Oddity::MissingFromSegments,
+    ];
+}
+
 impl fmt::Display for Oddity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -87,9 +104,14 @@ impl Dropped {
     }
 
     pub(crate) fn note(&mut self, oddity: Oddity, at: Position) {
-        match self.findings.iter_mut().find(|f| f.oddity == oddity) {
-            Some(finding) => finding.count += 1,
-            None => self.findings.push(Finding { oddity, count: 1, first: at }),
+        self.add(Finding { oddity, count: 1, first: at });
+    }
+
+    /// Counts what was found elsewhere, after all that is in here.
+    pub(crate) fn add(&mut self, found: Finding) {
+        match self.findings.iter_mut().find(|f| f.oddity == found.oddity) {
+            Some(finding) => finding.count = finding.count.saturating_add(found.count),
+            None => self.findings.push(found),
         }
     }
 }

@@ -25,6 +25,8 @@ pub enum Position {
     },
     /// `segments[index]` of a snapshot.
     Segment(u64),
+    /// An event of a native trace, counted from 0.
+    Event(u64),
 }
 
 impl fmt::Display for Position {
@@ -35,6 +37,7 @@ impl fmt::Display for Position {
             Position::Byte(offset) => write!(f, "byte {offset}"),
             Position::Entry { device, index } => write!(f, "device_traces[{device}][{index}]"),
             Position::Segment(index) => write!(f, "segments[{index}]"),
+            Position::Event(index) => write!(f, "event {index}"),
         }
     }
 }
@@ -90,8 +93,8 @@ pub enum TraceError {
     /// The input is none of the known formats.
     #[error(
         "unknown format (starts with {start}); known are CSV with the columns \
-         t_us,op,id,size,stream and pickles of torch.cuda.memory._dump_snapshot, \
-         each as it is or compressed with xz or zstd"
+         t_us,op,id,size,stream, pickles of torch.cuda.memory._dump_snapshot and native traces \
+         (.dst), each as it is or compressed with xz or zstd"
     )]
     UnknownFormat {
         /// The first bytes, escaped.
@@ -127,6 +130,14 @@ pub enum TraceError {
         /// What is allowed there.
         expected: String,
     },
+    /// A native trace is damaged, or of a version that is not understood.
+    #[error("native trace, byte {offset}: {problem}")]
+    Native {
+        /// Where the part that is wrong begins, in the decompressed input.
+        offset: u64,
+        /// What is wrong with it.
+        problem: NativeProblem,
+    },
     /// One of the [`Limits`](crate::Limits) was passed.
     #[error("more than {allowed} {kind}, at {position}")]
     Limit {
@@ -136,6 +147,54 @@ pub enum TraceError {
         allowed: u64,
         /// Where it was passed.
         position: Position,
+    },
+}
+
+/// What is wrong with a part of a native trace.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NativeProblem {
+    /// It was written by a newer version of Drystone.
+    #[error(
+        "version {found} of the format; versions up to {known} are understood, so that a newer drystone is needed"
+    )]
+    Version {
+        /// The file's version.
+        found: u32,
+        /// The latest that is understood.
+        known: u32,
+    },
+    /// The input ends before the chunk that ends every trace.
+    #[error("cut short: {needed} bytes needed, {left} left")]
+    Truncated {
+        /// Bytes that must follow.
+        needed: u64,
+        /// Bytes that do.
+        left: u64,
+    },
+    /// The bytes of a chunk are not those that were written.
+    #[error("the checksum is {found:#010x}, expected {expected:#010x}: the chunk is damaged")]
+    Checksum {
+        /// The checksum of what is there.
+        found: u32,
+        /// The checksum that was written.
+        expected: u32,
+    },
+    /// A kind of chunk that cannot be left out and is not known.
+    #[error("no chunk has the kind {0}")]
+    UnknownChunk(u8),
+    /// A chunk in a place where it cannot be.
+    #[error("a chunk of {0} where none may be")]
+    Misplaced(&'static str),
+    /// A chunk says something that cannot be.
+    #[error("{what}: found {found}, expected {expected}")]
+    Content {
+        /// What it is about.
+        what: &'static str,
+        /// What was there.
+        found: String,
+        /// What is allowed there.
+        expected: String,
     },
 }
 

@@ -28,16 +28,22 @@ mod event;
 mod form;
 mod input;
 mod limits;
+mod native;
 mod pickle;
 mod read;
+mod run;
 mod snapshot;
 
 pub use csv::write_csv;
 pub use dropped::{Dropped, Finding, Oddity};
-pub use error::{Compression, PickleProblem, Position, TraceError};
+pub use error::{Compression, NativeProblem, PickleProblem, Position, TraceError};
 pub use event::{Event, MAX_DEVICES, MAX_SIZE, NO_BLOCK, Op, Trace};
 pub use limits::{LimitKind, Limits};
-pub use read::{read_snapshot, read_snapshot_bytes, read_trace, read_trace_bytes};
+pub use native::{Entry, NativeReader, NativeWriter, write_native};
+pub use read::{
+    read_run, read_run_bytes, read_snapshot, read_snapshot_bytes, read_trace, read_trace_bytes,
+};
+pub use run::{OutOfMemory, Run};
 pub use snapshot::{
     Action, BlockState, Frame, Segment, SegmentType, Snapshot, SnapshotBlock, StackId, Stacks,
     TraceEntry,

@@ -7,12 +7,15 @@ use crate::error::{TraceError, shown};
 use crate::event::Trace;
 use crate::input::Input;
 use crate::limits::Limits;
+use crate::native;
+use crate::run::Run;
 use crate::snapshot::Snapshot;
 
 /// Every pickle of protocol 2 or later begins with this instruction.
 const PICKLE_START: u8 = 0x80;
 
-/// Reads a trace from a file: a CSV or a torch snapshot, as it is or compressed with xz or zstd.
+/// Reads a trace from a file: a CSV, a torch snapshot or a native trace, as it is or compressed with xz
+/// or zstd.
 ///
 /// The format is known by the content; the file's name only becomes [`Trace::name`].
 ///
@@ -32,6 +35,23 @@ pub fn read_trace_bytes(name: &str, bytes: &[u8], limits: &Limits) -> Result<Tra
     trace_from(Input::from_bytes(bytes, limits)?, name, limits)
 }
 
+/// Reads a trace from a file with all that is known beside it: settings, stacks, segments.
+///
+/// # Errors
+/// As [`read_trace`].
+pub fn read_run(path: impl AsRef<Path>, limits: &Limits) -> Result<Run, TraceError> {
+    let path = path.as_ref();
+    run_from(Input::open(path, limits)?, &name_of(path), limits)
+}
+
+/// Reads the same from the bytes of such a file; `name` becomes [`Trace::name`].
+///
+/// # Errors
+/// As [`read_trace`].
+pub fn read_run_bytes(name: &str, bytes: &[u8], limits: &Limits) -> Result<Run, TraceError> {
+    run_from(Input::from_bytes(bytes, limits)?, name, limits)
+}
+
 /// Reads a torch snapshot from a file, with all that a [`Trace`] leaves out.
 ///
 /// # Errors
@@ -49,23 +69,35 @@ pub fn read_snapshot_bytes(bytes: &[u8], limits: &Limits) -> Result<Snapshot, Tr
 }
 
 fn trace_from(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trace, TraceError> {
-    if input.head().first() == Some(&PICKLE_START) {
+    if is_pickle(input.head()) {
         return snapshot_from(input, limits)?.to_trace(name, limits);
     }
-    if csv::is_csv(input.head()) {
-        return csv::read(input, name, limits);
+    run_from(input, name, limits).map(|run| run.trace)
+}
+
+fn run_from(input: Input<'_>, name: &str, limits: &Limits) -> Result<Run, TraceError> {
+    let head = input.head();
+    if is_pickle(head) {
+        return snapshot_from(input, limits)?.into_run(name, limits);
+    }
+    if native::is_native(head) {
+        return native::read(input, name, limits);
+    }
+    if csv::is_csv(head) {
+        return csv::read(input, name, limits).map(Run::from);
     }
     Err(unknown(&input))
 }
 
-fn snapshot_from(input: Input<'_>, limits: &Limits) -> Result<Snapshot, TraceError> {
-    match input.head().first() {
-        Some(&PICKLE_START) => Snapshot::read(input, limits),
-        _ => Err(unknown(&input)),
-    }
+fn is_pickle(head: &[u8]) -> bool {
+    head.first() == Some(&PICKLE_START)
 }
 
-fn unknown(input: &Input<'_>) -> TraceError {
+fn snapshot_from(input: Input<'_>, limits: &Limits) -> Result<Snapshot, TraceError> {
+    if is_pickle(input.head()) { Snapshot::read(input, limits) } else { Err(unknown(&input)) }
+}
+
+pub(crate) fn unknown(input: &Input<'_>) -> TraceError {
     TraceError::UnknownFormat { start: shown(input.head()) }
 }
 
@@ -73,7 +105,7 @@ fn unknown(input: &Input<'_>) -> TraceError {
 fn name_of(path: &Path) -> String {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let mut name: &str = &file;
-    for endings in [&[".xz", ".zst"][..], &[".csv", ".pickle", ".pkl"]] {
+    for endings in [&[".xz", ".zst"][..], &[".csv", ".pickle", ".pkl", ".dst"]] {
         name = endings.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
     }
     name.to_owned()

@@ -12,6 +12,7 @@ use crate::input::Input;
 use crate::limits::{Budget, Limits};
 use crate::pickle;
 
+pub(crate) use stacks::RawFrame;
 pub use stacks::{Frame, StackId, Stacks};
 
 /// What `torch.cuda.memory._dump_snapshot` wrote: the allocator's segments at that time, and the

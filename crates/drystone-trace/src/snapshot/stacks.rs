@@ -11,8 +11,12 @@ pub struct StackId(u32);
 
 impl StackId {
     /// The number itself.
-    pub(super) fn number(self) -> u32 {
+    pub(crate) fn number(self) -> u32 {
         self.0
+    }
+
+    pub(crate) fn from_number(number: u32) -> Self {
+        StackId(number)
     }
 }
 
@@ -27,11 +31,12 @@ pub struct Frame<'a> {
     pub name: &'a str,
 }
 
+/// A frame by the numbers of its strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct RawFrame {
-    filename: u32,
-    name: u32,
-    line: u32,
+pub(crate) struct RawFrame {
+    pub(crate) filename: u32,
+    pub(crate) name: u32,
+    pub(crate) line: u32,
 }
 
 /// All stacks of a snapshot.
@@ -68,13 +73,56 @@ impl Stacks {
         self.ends.is_empty()
     }
 
-    fn members(&self, id: StackId) -> &[u32] {
+    /// The tables themselves: strings, frames, and how many stacks there are but for the empty one.
+    pub(crate) fn tables(&self) -> (&[Arc<str>], &[RawFrame], usize) {
+        (&self.strings, &self.frames, self.ends.len())
+    }
+
+    pub(crate) fn push_string(&mut self, text: &str, budget: &mut Budget) -> Result<(), Exceeded> {
+        budget.charge(text.len() as u64 + STRING_BYTES)?;
+        budget.push(&mut self.strings, text.into())
+    }
+
+    /// Appends a frame; false if it names a string that is not there.
+    pub(crate) fn push_frame(
+        &mut self,
+        frame: RawFrame,
+        budget: &mut Budget,
+    ) -> Result<bool, Exceeded> {
+        let strings = self.strings.len();
+        if frame.filename as usize >= strings || frame.name as usize >= strings {
+            return Ok(false);
+        }
+        budget.push(&mut self.frames, frame)?;
+        Ok(true)
+    }
+
+    /// Appends a stack; false if it has no frames, or names one that is not there.
+    pub(crate) fn push_stack(
+        &mut self,
+        frames: &[u32],
+        budget: &mut Budget,
+    ) -> Result<bool, Exceeded> {
+        let end = u32::try_from(self.members.len() + frames.len()).ok();
+        let known = frames.iter().all(|&frame| (frame as usize) < self.frames.len());
+        let Some(end) = end.filter(|_| known && !frames.is_empty()) else { return Ok(false) };
+        budget.reserve(&mut self.members, frames.len())?;
+        self.members.extend_from_slice(frames);
+        budget.push(&mut self.ends, end)?;
+        Ok(true)
+    }
+
+    /// The numbers of a stack's frames, innermost first.
+    pub(crate) fn members(&self, id: StackId) -> &[u32] {
         let Some(index) = (id.0 as usize).checked_sub(1) else { return &[] };
         let Some(&end) = self.ends.get(index) else { return &[] };
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.members[start as usize..end as usize]
     }
 }
+
+/// What a string takes beside its text: the counts of an [`Arc`].
+const STRING_BYTES: u64 = 16;
 
 /// Finds equal strings, frames and stacks while a snapshot is read.
 #[derive(Debug, Default)]

@@ -13,6 +13,7 @@ use crate::dropped::Oddity;
 use crate::error::{Position, TraceError};
 use crate::event::{Op, Trace};
 use crate::limits::Limits;
+use crate::run::{OutOfMemory, Run};
 use crate::snapshot::{Action, BlockState, Segment, Snapshot, SnapshotBlock, StackId, TraceEntry};
 
 impl Snapshot {
@@ -35,8 +36,23 @@ impl Snapshot {
         name: &str,
         limits: &Limits,
     ) -> Result<(Trace, Vec<StackId>), TraceError> {
+        self.merged(name, limits).map(|merged| (merged.trace, merged.stacks))
+    }
+
+    /// The snapshot as a run called `name`: its trace, and all else that it knows.
+    ///
+    /// # Errors
+    /// As [`to_trace`](Self::to_trace).
+    pub fn into_run(self, name: &str, limits: &Limits) -> Result<Run, TraceError> {
+        let Merged { trace, stacks, out_of_memory } = self.merged(name, limits)?;
+        let Snapshot { segments, settings, stacks: all, .. } = self;
+        let block_stacks = if all.is_empty() { Vec::new() } else { stacks };
+        Ok(Run { trace, settings, stacks: all, block_stacks, out_of_memory, segments })
+    }
+
+    fn merged(&self, name: &str, limits: &Limits) -> Result<Merged, TraceError> {
         let mut builder = Builder::new(limits);
-        let mut stacks = Vec::new();
+        let (mut stacks, mut out_of_memory) = (Vec::new(), Vec::new());
         let before = self.live_before();
         for block in &before {
             builder.push(block.event(Op::Alloc), block.found)?;
@@ -55,13 +71,19 @@ impl Snapshot {
                 builder.note(Oddity::UnknownAction, found);
                 continue;
             };
-            if op == Op::Alloc {
-                stacks.push(entry.stack);
+            let TraceEntry { addr, stack, .. } = *entry;
+            match op {
+                Op::Alloc => stacks.push(stack),
+                Op::OutOfMemory => {
+                    let event = builder.len();
+                    out_of_memory.push(OutOfMemory { event, device_free: addr, stack });
+                }
+                _ => {}
             }
             let event = Recorded {
                 t_us: time_us - start,
                 op,
-                key: op.has_block().then_some(key_of(device, entry.addr)),
+                key: op.has_block().then_some(key_of(device, addr)),
                 size: entry.size,
                 stream: entry.stream,
                 device,
@@ -69,7 +91,7 @@ impl Snapshot {
             builder.push(event, found)?;
         }
         self.compare_ends(&mut builder);
-        Ok((builder.finish(name, prelude), stacks))
+        Ok(Merged { trace: builder.finish(name, prelude), stacks, out_of_memory })
     }
 
     /// The blocks that were live before the rings began, by device and address.
@@ -149,6 +171,14 @@ impl Snapshot {
             builder.note(Oddity::MissingFromSegments, Position::Whole);
         }
     }
+}
+
+/// What the rings say, merged.
+struct Merged {
+    trace: Trace,
+    /// By block number.
+    stacks: Vec<StackId>,
+    out_of_memory: Vec<OutOfMemory>,
 }
 
 /// An entry's place in the rings, and its time.
