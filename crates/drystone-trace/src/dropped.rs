@@ -28,12 +28,14 @@ pub enum Oddity {
     InUseAfterFree,
     /// A block live at the end of a ring that the snapshot's segments do not have: kept as live.
     MissingFromSegments,
+    /// An allocation or free of no address, as of blocks without bytes: dropped.
+    NoAddress,
 }
 
 impl Oddity {
     /// All kinds; the native format names them by their place in here, so that new ones go to the
     /// end.
-    pub(crate) const ALL: [Oddity; 10] = [
+    pub(crate) const ALL: [Oddity; 11] = [
         Oddity::UnknownBlock,
         Oddity::RequestedTwice,
         Oddity::CompletedTwice,
@@ -44,6 +46,7 @@ impl Oddity {
         Oddity::UnknownAction,
         Oddity::InUseAfterFree,
         Oddity::MissingFromSegments,
+        Oddity::NoAddress,
     ];
 }
 
@@ -60,6 +63,7 @@ impl fmt::Display for Oddity {
             Oddity::UnknownAction => "unknown action, dropped",
             Oddity::InUseAfterFree => "block in use whose last event is a free, left out",
             Oddity::MissingFromSegments => "live block missing from the segments, kept",
+            Oddity::NoAddress => "allocation or free without an address, dropped",
         })
     }
 }

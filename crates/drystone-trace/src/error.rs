@@ -93,12 +93,20 @@ pub enum TraceError {
     /// The input is none of the known formats.
     #[error(
         "unknown format (starts with {start}); known are CSV with the columns \
-         t_us,op,id,size,stream, pickles of torch.cuda.memory._dump_snapshot and native traces \
-         (.dst), each as it is or compressed with xz or zstd"
+         t_us,op,id,size,stream, logs of RMM, pickles of torch.cuda.memory._dump_snapshot and \
+         native traces (.dst), each as it is or compressed with xz or zstd"
     )]
     UnknownFormat {
         /// The first bytes, escaped.
         start: String,
+    },
+    /// Logs of several devices that do not go together.
+    #[error("the logs of several devices: found {found}, expected {expected}")]
+    Devices {
+        /// What was found.
+        found: String,
+        /// What is allowed.
+        expected: String,
     },
     /// A line of a CSV is not what it must be.
     #[error("line {line}, {column}: found {found}, expected {allowed}")]

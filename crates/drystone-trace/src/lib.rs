@@ -1,4 +1,5 @@
-//! Allocation traces for Drystone: the event model and readers for CSV and PyTorch snapshots.
+//! Allocation traces for Drystone: the event model, readers and writers of CSV, PyTorch's snapshots, RMM's
+//! logs and a compact format of our own.
 //!
 //! A [`Trace`] says what a program asked for: allocations and frees in order of time, with sizes,
 //! streams and devices. It knows nothing of how memory was found; that is what a replay decides.
@@ -31,6 +32,7 @@ mod limits;
 mod native;
 mod pickle;
 mod read;
+mod rmm;
 mod run;
 mod snapshot;
 
@@ -43,6 +45,7 @@ pub use native::{Entry, NativeReader, NativeWriter, write_native};
 pub use read::{
     read_run, read_run_bytes, read_snapshot, read_snapshot_bytes, read_trace, read_trace_bytes,
 };
+pub use rmm::read_rmm_logs;
 pub use run::{OutOfMemory, Run};
 pub use snapshot::{
     Action, BlockState, Frame, Segment, SegmentType, Snapshot, SnapshotBlock, StackId, Stacks,

@@ -8,14 +8,15 @@ use crate::event::Trace;
 use crate::input::Input;
 use crate::limits::Limits;
 use crate::native;
+use crate::rmm;
 use crate::run::Run;
 use crate::snapshot::Snapshot;
 
 /// Every pickle of protocol 2 or later begins with this instruction.
 const PICKLE_START: u8 = 0x80;
 
-/// Reads a trace from a file: a CSV, a torch snapshot or a native trace, as it is or compressed with xz
-/// or zstd.
+/// Reads a trace from a file: a CSV, a log of RMM, a torch snapshot or a native trace, as it is or
+/// compressed with xz or zstd.
 ///
 /// The format is known by the content; the file's name only becomes [`Trace::name`].
 ///
@@ -82,6 +83,9 @@ fn run_from(input: Input<'_>, name: &str, limits: &Limits) -> Result<Run, TraceE
     }
     if native::is_native(head) {
         return native::read(input, name, limits);
+    }
+    if rmm::is_rmm(head) {
+        return rmm::read(input, name, limits).map(Run::from);
     }
     if csv::is_csv(head) {
         return csv::read(input, name, limits).map(Run::from);

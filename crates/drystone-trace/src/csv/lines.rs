@@ -6,7 +6,7 @@ use crate::limits::{Exceeded, LimitKind, Limits};
 
 const BUFFER: usize = 1 << 18;
 
-pub(super) struct Lines<'a> {
+pub(crate) struct Lines<'a> {
     input: Input<'a>,
     buffer: Vec<u8>,
     /// What is read and not yet given out: `buffer[start..end]`.
@@ -17,19 +17,19 @@ pub(super) struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn new(input: Input<'a>, limits: &Limits) -> Self {
+    pub(crate) fn new(input: Input<'a>, limits: &Limits) -> Self {
         let max_line = usize::try_from(limits.max_line_bytes).unwrap_or(usize::MAX);
         let buffer = vec![0; BUFFER];
         Lines { input, buffer, start: 0, end: 0, number: 0, max_line }
     }
 
     /// The number of the line given out last, from 1.
-    pub(super) fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
     /// The next line without its end.
-    pub(super) fn next(&mut self) -> Result<Option<&[u8]>, TraceError> {
+    pub(crate) fn next(&mut self) -> Result<Option<&[u8]>, TraceError> {
         let mut searched = 0;
         let (line, used) = loop {
             let waiting = &self.buffer[self.start..self.end];

@@ -14,7 +14,9 @@ mod parse;
 mod reader;
 mod writer;
 
-pub(crate) use reader::{is_csv, read};
+pub(crate) use lines::Lines;
+pub(crate) use parse::{field, number};
+pub(crate) use reader::{Wrong, is_csv, read, wrong};
 pub use writer::write_csv;
 
 const COLUMNS: &str = "t_us,op,id,size,stream";

@@ -1,7 +1,7 @@
 //! Fields of a line: numbers by hand, since that is where the time goes.
 
 /// Splits off the field before the next comma, or all that is left.
-pub(super) fn field<'a>(rest: &mut Option<&'a [u8]>) -> Option<&'a [u8]> {
+pub(crate) fn field<'a>(rest: &mut Option<&'a [u8]>) -> Option<&'a [u8]> {
     let line = (*rest)?;
     match line.iter().position(|&b| b == b',') {
         Some(comma) => {
@@ -16,7 +16,7 @@ pub(super) fn field<'a>(rest: &mut Option<&'a [u8]>) -> Option<&'a [u8]> {
 }
 
 /// A decimal number of 64 bits: digits only, at least one.
-pub(super) fn number(field: &[u8]) -> Option<u64> {
+pub(crate) fn number(field: &[u8]) -> Option<u64> {
     // 19 digits cannot overflow, so that the usual field needs no checks.
     const SAFE: usize = 19;
     if field.is_empty() {

@@ -15,18 +15,18 @@ pub(crate) fn is_csv(head: &[u8]) -> bool {
 }
 
 /// What was wrong with a line, before its number is known.
-struct Wrong {
+pub(crate) struct Wrong {
     column: &'static str,
     found: String,
     allowed: String,
 }
 
-fn wrong(column: &'static str, found: &[u8], allowed: impl Into<String>) -> Wrong {
+pub(crate) fn wrong(column: &'static str, found: &[u8], allowed: impl Into<String>) -> Wrong {
     Wrong { column, found: shown(found), allowed: allowed.into() }
 }
 
 impl Wrong {
-    fn at(self, line: u64) -> TraceError {
+    pub(crate) fn at(self, line: u64) -> TraceError {
         let Wrong { column, found, allowed } = self;
         TraceError::Csv { line, column, found, allowed }
     }
