@@ -44,7 +44,16 @@ const COMPARE: &str = "\
 Examples:
   drystone compare run.pickle
   drystone compare run.pickle --svg run.svg --capacity 24GiB
-  drystone compare run.pickle --policy drystone:reserve=lean --policy drystone:reserve=fast";
+  drystone compare a.csv.xz b.csv.xz --min-capacity --csv figures.csv --no-svg
+  drystone compare run.pickle --policy drystone:reserve=lean --policy drystone:reserve=fast
+
+Columns, as far as the terminal is wide:
+  reserved   the most bytes held of the device at once; × live: as a multiple of the peak of live
+             bytes, and OOM where the run ended for lack of memory
+  needs      the least device memory with which the trace completes (--min-capacity)
+  mean ×     bytes held on the average of the run's time, as a multiple of the bytes live
+  in driver  time in driver calls; waits: time in which the host waited for the device
+  rounding   when most was held: bytes that rounding adds to blocks; free: bytes in no block";
 
 const MIN_CAPACITY: &str = "\
 Examples:
@@ -107,6 +116,15 @@ pub(crate) struct CompareArgs {
     /// Write no picture
     #[arg(long, conflicts_with = "svg")]
     pub(crate) no_svg: bool,
+
+    /// Write the figures as CSV, a line for each trace and policy
+    #[arg(long, value_name = "PATH")]
+    pub(crate) csv: Option<PathBuf>,
+
+    /// Also find the least device memory with which the trace completes: some twenty replays for
+    /// each policy
+    #[arg(long)]
+    pub(crate) min_capacity: bool,
 
     #[command(flatten)]
     pub(crate) options: Options,

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod device;
+mod figures;
 mod load;
 mod output;
 mod play;

@@ -1,7 +1,10 @@
 //! Plays each trace through each policy, and tells of what fails without giving up the rest.
 
 use anyhow::{Context, Result};
-use drystone_lab::{POLICIES, PolicySpec, Recording, Replayed, Target, replay};
+use drystone_lab::{
+    Journal, Metrics, POLICIES, PolicySpec, Recording, Replayed, Target, min_capacity, replay,
+    replay_with_journal,
+};
 use drystone_trace::Trace;
 
 use crate::args::Options;
@@ -10,12 +13,27 @@ use crate::load::Source;
 use crate::output::{Outcome, complain};
 use crate::progress::Progress;
 
+/// How exact a least capacity is, as a part of the peak of live bytes: as `min-capacity` has it
+/// unless told otherwise.
+const TOLERANCE: f64 = 0.001;
+
 /// One trace and what came out of it.
 pub(crate) struct Played {
     pub(crate) trace: Trace,
     pub(crate) recording: Recording,
     /// One for each policy that could be played.
     pub(crate) replays: Vec<Replayed>,
+    /// What each did, if that was to be noted.
+    pub(crate) journals: Vec<Journal>,
+}
+
+/// What is to be known of a trace and a policy beside the figures of a replay.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Depth {
+    /// What the policy did, and the figures that follow from it.
+    pub(crate) journal: bool,
+    /// The least capacity.
+    pub(crate) min_capacity: bool,
 }
 
 /// Plays the traces one after the other and hands each result to `tell`.
@@ -23,11 +41,12 @@ pub(crate) fn play(
     sources: &[Source],
     options: &Options,
     device: &Device,
+    depth: Depth,
     mut tell: impl FnMut(Played) -> Result<()>,
 ) -> Result<Outcome> {
     let policies = policies(options)?;
     each_trace(sources, device, |trace, target| {
-        let (played, outcome) = play_one(trace, target, &policies);
+        let (played, outcome) = play_one(trace, target, &policies, depth);
         tell(played)?;
         Ok(outcome)
     })
@@ -66,27 +85,68 @@ pub(crate) fn policies(options: &Options) -> Result<Vec<PolicySpec>> {
     Ok(POLICIES.iter().map(PolicySpec::plain).collect::<Result<_, _>>()?)
 }
 
-fn play_one(trace: Trace, target: &Target, policies: &[PolicySpec]) -> (Played, Outcome) {
-    let events = trace.events.len() as u64;
+fn play_one(
+    trace: Trace,
+    target: &Target,
+    policies: &[PolicySpec],
+    depth: Depth,
+) -> (Played, Outcome) {
     let mut outcome = Outcome::Done;
     let mut replays = Vec::with_capacity(policies.len());
+    let mut journals = Vec::new();
     for policy in policies {
-        let mut progress = Progress::new(format!("{}, {}", trace.name, policy.info.name));
-        let result = replay(&trace, policy, target, &mut |done| progress.at(done as u64, events));
-        drop(progress);
-        match result {
-            Ok(replayed) => {
-                if replayed.metrics.oom.is_some() {
-                    outcome = Outcome::Failed;
-                }
-                replays.push(replayed);
-            }
-            Err(error) => {
-                complain(&format!("{}: {error}", trace.name));
-                outcome = Outcome::Failed;
-            }
+        let Some((mut replayed, journal)) = play_through(&trace, policy, target, depth) else {
+            outcome = Outcome::Failed;
+            continue;
+        };
+        if replayed.metrics.oom.is_some() {
+            outcome = Outcome::Failed;
         }
+        if depth.min_capacity {
+            outcome = outcome.and(search(&trace, policy, target, &mut replayed.metrics));
+        }
+        replays.push(replayed);
+        journals.extend(journal);
     }
     let recording = Recording::of(&trace);
-    (Played { trace, recording, replays }, outcome)
+    (Played { trace, recording, replays, journals }, outcome)
+}
+
+/// One trace through one policy; what hinders it is complained about.
+fn play_through(
+    trace: &Trace,
+    policy: &PolicySpec,
+    target: &Target,
+    depth: Depth,
+) -> Option<(Replayed, Option<Journal>)> {
+    let events = trace.events.len() as u64;
+    let mut progress = Progress::new(format!("{}, {}", trace.name, policy.info.name));
+    let mut told = |done| progress.at(done as u64, events);
+    let result = if depth.journal {
+        let noted = replay_with_journal(trace, policy, target, &mut told);
+        noted.map(|(replayed, journal)| (replayed, Some(journal)))
+    } else {
+        replay(trace, policy, target, &mut told).map(|replayed| (replayed, None))
+    };
+    drop(progress);
+    result.map_err(|error| complain(&format!("{}: {error}", trace.name))).ok()
+}
+
+/// Finds the least capacity and adds it to the figures.
+fn search(trace: &Trace, policy: &PolicySpec, target: &Target, metrics: &mut Metrics) -> Outcome {
+    let label = format!("{}, {}: least memory", trace.name, policy.info.name);
+    let mut progress = Progress::new(label);
+    let mut told = |done, of| progress.at(done, of);
+    let found = min_capacity(trace, policy, target, TOLERANCE, &mut told);
+    drop(progress);
+    match found {
+        Ok(found) => {
+            metrics.min_capacity_bytes = Some(found.min_capacity_bytes);
+            Outcome::Done
+        }
+        Err(error) => {
+            complain(&format!("{}: {error}", trace.name));
+            Outcome::Failed
+        }
+    }
 }

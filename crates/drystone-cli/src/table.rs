@@ -4,7 +4,7 @@ use comfy_table::{
     CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle,
 };
 use drystone_core::config::format_bytes;
-use drystone_lab::{Metrics, MinCapacity};
+use drystone_lab::{Metrics, MinCapacity, Recording};
 use drystone_trace::Trace;
 
 use crate::output::columns;
@@ -12,7 +12,7 @@ use crate::play::Played;
 
 /// What a trace is, in a line.
 pub(crate) fn headline(played: &Played) -> String {
-    let Played { trace, recording, replays } = played;
+    let Played { trace, recording, replays, .. } = played;
     let at = replays.first().map(|replay| replay.metrics.peak_live_at_us as f64);
     let at = at.map(|us| format!(", after {}", time(us))).unwrap_or_default();
     format!("{}{at}", extent(trace, recording.peak_live))
@@ -30,28 +30,69 @@ pub(crate) fn extent(trace: &Trace, peak_live: u64) -> String {
 }
 
 /// The columns, most important first: a narrow terminal shows only the first ones.
-const HEADER: [&str; 9] =
-    ["policy", "reserved", "× live", "in driver", "of run", "waits", "of run", "calls", "ns/event"];
+const HEADER: [&str; 13] = [
+    "policy",
+    "reserved",
+    "× live",
+    "needs",
+    "mean ×",
+    "in driver",
+    "waits",
+    "rounding",
+    "free",
+    "of run",
+    "of run",
+    "calls",
+    "ns/event",
+];
+
+/// The order in which they are shown: shares of the run stand beside their times.
+const SHOWN: [usize; HEADER.len()] = [0, 1, 2, 3, 4, 5, 9, 6, 10, 7, 8, 11, 12];
 
 /// A row for each policy, and one for the allocator that was recorded, if that is known.
 pub(crate) fn figures(played: &Played) -> String {
-    let shown = match columns() {
-        96.. => 9,
-        86.. => 8,
-        78.. => 7,
-        60.. => 5,
-        _ => 3,
-    };
-    let mut table = new();
-    table.set_header(&HEADER[..shown]);
-    for replay in &played.replays {
-        table.add_row(&row(&replay.metrics)[..shown]);
+    let mut rows: Vec<_> = played.replays.iter().map(|replay| row(&replay.metrics)).collect();
+    if let Some(row) = recorded(&played.recording) {
+        rows.push(row);
     }
-    if let Some(peak) = played.recording.peak_reserved {
-        table.add_row(&recorded(peak, played.recording.peak_live)[..shown]);
+    let chosen = fitting(&rows);
+    let mut table = new();
+    table.set_header(chosen.iter().map(|&column| HEADER[column]));
+    for row in &rows {
+        table.add_row(chosen.iter().map(|&column| &row[column]));
     }
     finished(table)
 }
+
+type Row = [String; HEADER.len()];
+
+/// The columns that the terminal has room for, at least the first three. What nobody measured has
+/// none.
+fn fitting(rows: &[Row]) -> Vec<usize> {
+    let mut room = usize::from(columns()) - MARGIN;
+    let mut chosen = Vec::new();
+    for column in 0..HEADER.len() {
+        let cells = rows.iter().map(|row| row[column].as_str());
+        if rows.iter().all(|row| row[column] == none()) {
+            continue;
+        }
+        let longest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+        let width = longest.max(HEADER[column].chars().count());
+        // Options are broken between them; and each column has a margin.
+        let width = 3 + if column == 0 { width.min(LONGEST_NAME) } else { width };
+        if width > room && chosen.len() >= 3 {
+            break;
+        }
+        room = room.saturating_sub(width);
+        chosen.push(column);
+    }
+    SHOWN.into_iter().filter(|column| chosen.contains(column)).collect()
+}
+
+/// Left and right of a table.
+const MARGIN: usize = 2;
+/// Names of policies with options that are longer than this are broken.
+const LONGEST_NAME: usize = 24;
 
 /// A row for each policy: the least memory that it completes with.
 pub(crate) fn capacities(found: &[MinCapacity]) -> String {
@@ -61,7 +102,7 @@ pub(crate) fn capacities(found: &[MinCapacity]) -> String {
         table.add_row([
             named(&found.policy, &found.options),
             format_bytes(found.min_capacity_bytes),
-            found.ratio.map_or_else(none, |ratio| format!("{ratio:.3}")),
+            times(found.ratio),
             grouped(found.runs),
         ]);
     }
@@ -85,36 +126,43 @@ fn named(policy: &str, options: &str) -> String {
     }
 }
 
-fn row(metrics: &Metrics) -> [String; HEADER.len()] {
-    let mut policy = named(&metrics.policy, &metrics.options);
-    if metrics.oom.is_some() {
-        policy += " (out of memory)";
-    }
+fn row(metrics: &Metrics) -> Row {
+    let ratio = match metrics.oom {
+        // Of a part of the run: it is no match for the others.
+        Some(_) => "OOM".to_owned(),
+        None => times(metrics.ratio),
+    };
     [
-        policy,
+        named(&metrics.policy, &metrics.options),
         format_bytes(metrics.peak_reserved_bytes),
-        metrics.ratio.map_or_else(none, |ratio| format!("{ratio:.3}")),
+        ratio,
+        metrics.min_capacity_bytes.map_or_else(none, format_bytes),
+        times(metrics.mean_ratio),
         time(metrics.driver_us),
-        metrics.driver_percent.map_or_else(none, percent),
         time(metrics.wait_us),
+        metrics.rounding_at_peak_bytes.map_or_else(none, format_bytes),
+        metrics.free_at_peak_bytes.map_or_else(none, format_bytes),
+        metrics.driver_percent.map_or_else(none, percent),
         metrics.wait_percent.map_or_else(none, percent),
         grouped(metrics.driver_calls.values().sum()),
         format!("{:.0}", metrics.ns_per_event),
     ]
 }
 
-fn recorded(peak: u64, live: u64) -> [String; HEADER.len()] {
-    [
-        "as recorded".to_owned(),
-        format_bytes(peak),
-        if live > 0 { format!("{:.3}", peak as f64 / live as f64) } else { none() },
-        none(),
-        none(),
-        none(),
-        none(),
-        none(),
-        none(),
-    ]
+/// What the recorded allocator held, if that is known.
+fn recorded(recording: &Recording) -> Option<Row> {
+    let peak = recording.peak_reserved?;
+    let live = recording.peak_live;
+    let mut row: Row = std::array::from_fn(|_| none());
+    row[0] = "as recorded".to_owned();
+    row[1] = format_bytes(peak);
+    row[2] = times((live > 0).then(|| peak as f64 / live as f64));
+    row[4] = times(recording.mean_ratio);
+    Some(row)
+}
+
+fn times(ratio: Option<f64>) -> String {
+    ratio.map_or_else(none, |ratio| format!("{ratio:.3}"))
 }
 
 fn none() -> String {

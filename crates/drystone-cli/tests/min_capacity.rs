@@ -6,11 +6,14 @@ use serde_json::Value;
 
 use common::{command, drystone, folder, small_trace, text};
 
+const TWO: [&str; 4] = ["--policy", "drystone", "--policy", "drystone-malloc"];
+
 #[test]
 fn min_capacity_is_the_least_with_which_a_replay_completes() {
     let folder = folder();
     small_trace(folder.path());
-    let output = drystone(folder.path(), &["min-capacity", "small.csv", "--json"]);
+    let arguments = [&["min-capacity", "small.csv", "--json"][..], &TWO].concat();
+    let output = drystone(folder.path(), &arguments);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(text(&output.stderr), "");
     let lines: Vec<Value> =
@@ -36,7 +39,8 @@ fn min_capacity_for_people_is_a_table_for_each_trace() {
     let folder = folder();
     small_trace(folder.path());
     for columns in ["100", "60"] {
-        let mut command = command(folder.path(), &["min-capacity", "small.csv", "small.csv"]);
+        let arguments = [&["min-capacity", "small.csv", "small.csv"][..], &TWO].concat();
+        let mut command = command(folder.path(), &arguments);
         let output = command.env("COLUMNS", columns).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         let stdout = text(&output.stdout);

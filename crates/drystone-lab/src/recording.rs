@@ -5,7 +5,7 @@ use drystone_trace::{Op, Trace};
 use crate::timeline::{Point, Sampler, Timeline};
 
 /// A trace as it was recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Recording {
     /// Live bytes, and the recorded allocator's reserved bytes; those are 0 where they are not
     /// known.
@@ -15,6 +15,9 @@ pub struct Recording {
     /// The most bytes that the recorded allocator held. `None` where the trace does not say: it
     /// has no segments, or begins in the middle of a run.
     pub peak_reserved: Option<u64>,
+    /// Bytes held on the average of the trace's time as a multiple of the bytes live; `None` where
+    /// the trace does not say.
+    pub mean_ratio: Option<f64>,
 }
 
 impl Recording {
@@ -41,10 +44,13 @@ impl Recording {
             peak.live = peak.live.max(now.live);
             peak.reserved = peak.reserved.max(now.reserved);
         }
+        let peak_reserved = (peak.reserved > 0).then_some(peak.reserved);
+        let mean = sampler.mean().filter(|mean| peak_reserved.is_some() && mean.live > 0.0);
         Recording {
             timeline: sampler.finish(),
             peak_live: peak.live,
-            peak_reserved: (peak.reserved > 0).then_some(peak.reserved),
+            peak_reserved,
+            mean_ratio: mean.map(|mean| mean.reserved / mean.live),
         }
     }
 }
@@ -61,6 +67,8 @@ mod tests {
         let trace = read_trace_bytes("t", csv.as_bytes(), &Default::default()).unwrap();
         let recording = Recording::of(&trace);
         assert_eq!((recording.peak_live, recording.peak_reserved), (90, Some(150)));
+        // 100, 150 and 150 over 60, 60 and 90.
+        assert_eq!(recording.mean_ratio, Some(400.0 / 210.0));
         let reserved: Vec<_> = recording.timeline.points.iter().map(|p| p.reserved).collect();
         assert_eq!(reserved, [100, 150, 150, 150]);
     }

@@ -10,9 +10,10 @@ use drystone_lab::{Panel, picture};
 use super::tell;
 use crate::args::{Cli, Command, CompareArgs};
 use crate::device::Device;
+use crate::figures;
 use crate::load::Source;
 use crate::output::Outcome;
-use crate::play::{Played, play};
+use crate::play::{Depth, Played, play};
 
 const NEXT: &str = "\
 Shown: a real run that drystone carries (a BiLSTM tagger over reviews, recorded on an H100), through
@@ -35,15 +36,21 @@ pub(crate) fn compare(args: &CompareArgs, out: &mut dyn Write) -> Result<Outcome
     let device = Device::open(&args.options)?;
     let json = args.options.json;
     let mut all = Vec::new();
-    let outcome = play(&Source::of(&args.traces), &args.options, &device, |mut played| {
+    let depth = Depth { journal: true, min_capacity: args.min_capacity };
+    let outcome = play(&Source::of(&args.traces), &args.options, &device, depth, |mut played| {
         tell(&played, json, out)?;
         // The picture does not need the events, of which there may be millions.
         played.trace.events = Vec::new();
+        played.journals = Vec::new();
         all.push(played);
         Ok(())
     })?;
     if !json {
         writeln!(out, "On {}.", device.describe())?;
+    }
+    if let Some(path) = &args.csv {
+        figures::write(path, &all)?;
+        say(&format!("Figures: {}", path.display()), json, out)?;
     }
     all.retain(|played: &Played| !played.replays.is_empty());
     if args.no_svg || all.is_empty() {
@@ -56,11 +63,11 @@ pub(crate) fn compare(args: &CompareArgs, out: &mut dyn Write) -> Result<Outcome
     let path = args.svg.display();
     fs::write(&args.svg, picture(&panels))
         .with_context(|| format!("cannot write the picture {path} (--svg PATH, or --no-svg)"))?;
-    let line = format!("Picture of live and reserved memory over time: {path}");
-    if json {
-        writeln!(io::stderr(), "{line}")?;
-    } else {
-        writeln!(out, "{line}")?;
-    }
+    say(&format!("Picture of live and reserved memory over time: {path}"), json, out)?;
     Ok(outcome)
+}
+
+/// Says what was written: where people look, but not between lines of JSON.
+fn say(line: &str, json: bool, out: &mut dyn Write) -> io::Result<()> {
+    if json { writeln!(io::stderr(), "{line}") } else { writeln!(out, "{line}") }
 }
