@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use drystone_lab::{CostModel, PolicySpec};
+use drystone_lab::{CostModel, GeneratorSpec, PolicySpec};
 
 use crate::values::{self, DeviceName};
 
@@ -65,6 +65,13 @@ The answer was played and completed. Some capacities around it are played as wel
 fail with more memory than it can do with, and that is told (in JSON monotone is false). No answer \
 is below what was live, not even for a policy that spills to the host.";
 
+const GENERATE: &str = "\
+Examples:
+  drystone generate                                   what there is, and its options
+  drystone generate train --seed 7 -o train.csv
+  drystone generate rmm-random:allocations=100000,max_size=4 -o rmm.csv
+  drystone generate serve:cache=paged,adapters=8 | zstd >serve.csv.zst";
+
 /// What an allocation policy would have reserved: replays recorded allocation traces through
 /// policies, on a simulated GPU or a real one.
 ///
@@ -89,8 +96,26 @@ pub(crate) enum Command {
     #[command(after_help = MIN_CAPACITY)]
     #[command(after_long_help = format!("{MIN_CAPACITY}\n\n{TRACES}\n\n{EXIT}"))]
     MinCapacity(MinCapacityArgs),
+    /// Make a trace from a seed: benchmarks, training and serving loops
+    #[command(after_help = GENERATE)]
+    Generate(GenerateArgs),
     /// List the policies and their options
     Policies,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// What to make, with options as in NAME:key=value,key=value [default: list all there is]
+    #[arg(value_name = "KIND[:key=value,…]", value_parser = values::generator)]
+    pub(crate) kind: Option<GeneratorSpec>,
+
+    /// The same seed gives the same trace
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "kind")]
+    pub(crate) seed: u64,
+
+    /// Where it is written, as CSV [default: stdout]
+    #[arg(short, long, value_name = "PATH", requires = "kind")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! The values of options: read from text, with errors that say what is allowed.
 
 use drystone_core::config::{nearest, parse_bytes};
-use drystone_lab::{PolicyError, PolicySpec};
+use drystone_lab::{GenerateError, GeneratorSpec, PolicyError, PolicySpec};
 
 /// Which device to replay on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,10 @@ const MAX_CAPACITY: u64 = 1 << 40;
 const MAX_DURATION_NS: f64 = 3600e9;
 
 pub(crate) fn policy(text: &str) -> Result<PolicySpec, PolicyError> {
+    text.parse()
+}
+
+pub(crate) fn generator(text: &str) -> Result<GeneratorSpec, GenerateError> {
     text.parse()
 }
 

@@ -31,9 +31,11 @@
 //! | `metrics`, `timeline`, `recording` | what comes out |
 //! | `journal` | where each block lay and what was held, event by event |
 //! | `picture` | memory over time as SVG |
+//! | `generate` | traces made from a seed |
 #![forbid(unsafe_code)]
 
 mod clock;
+mod generate;
 mod held;
 mod journal;
 mod lagging;
@@ -47,6 +49,9 @@ mod replay;
 mod target;
 mod timeline;
 
+pub use generate::{
+    Allowed, GENERATORS, GenerateError, GeneratorInfo, GeneratorOption, GeneratorSpec,
+};
 pub use journal::Journal;
 pub use metrics::{Metrics, OutOfMemory};
 pub use min_capacity::{MinCapacity, MinCapacityError, min_capacity};

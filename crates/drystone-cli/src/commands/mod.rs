@@ -1,11 +1,13 @@
 //! The commands, one in each file.
 
 mod compare;
+mod generate;
 mod min_capacity;
 mod policies;
 mod replay;
 
 pub(crate) use compare::{compare, demo};
+pub(crate) use generate::generate;
 pub(crate) use min_capacity::min_capacity;
 pub(crate) use policies::policies;
 pub(crate) use replay::replay;

@@ -1,19 +1,35 @@
-//! A diffusion model learns from images of mixed sizes and shapes, in batches of about as many pixels:
+//! `diffusion`: a diffusion model learns from images of mixed sizes and shapes, in batches of about as many pixels:
 //! an encoder without gradients, a U-Net with them, weights averaged over time; now and then images
 //! of any size are made.
 
+use drystone_trace::Trace;
+
+use super::GeneratorInfo;
+use super::options::{Values, number};
 use super::tape::{Tape, Tensor};
+
+pub(super) const INFO: GeneratorInfo = GeneratorInfo {
+    name: "diffusion",
+    summary: "A U-Net trained on images of mixed sizes and shapes, which now and then makes some",
+    options: &[
+        number("steps", "steps of training", (1, 100_000), "36"),
+        number("pixels", "pixels of a batch", (1, 1 << 30), "20971520"),
+        number(
+            "sample",
+            "steps between two rounds of making images; 0 for never",
+            (0, 100_000),
+            "9",
+        ),
+        number("denoise", "passes of the U-Net to make an image", (1, 1_000), "12"),
+    ],
+    make,
+};
 
 /// Channels of the U-Net's levels, residual blocks in each.
 const LEVELS: [u64; 3] = [320, 640, 1_280];
 const BLOCKS: usize = 2;
 /// Channels of the encoder's levels.
 const ENCODER: [u64; 4] = [128, 256, 512, 512];
-const STEPS: usize = 36;
-/// Steps between two rounds of making images.
-const SAMPLE: usize = 9;
-/// Pixels of a batch.
-const PIXELS: u64 = 20 << 20;
 
 /// Images of one size.
 #[derive(Clone, Copy)]
@@ -25,9 +41,9 @@ struct Images {
 
 impl Images {
     /// Of random size and shape: sides are multiples of 64 pixels.
-    fn random(tape: &mut Tape) -> Images {
+    fn random(tape: &mut Tape, pixels: u64) -> Images {
         let (wide, high) = (64 * (8 + tape.below(11)), 64 * (8 + tape.below(11)));
-        Images { count: (PIXELS / (wide * high)).max(1), wide, high }
+        Images { count: (pixels / (wide * high)).max(1), wide, high }
     }
 
     /// Bytes of so many channels in half precision, each side `part` times as short.
@@ -126,8 +142,8 @@ fn weights() -> Vec<u64> {
     all
 }
 
-fn train(tape: &mut Tape, moments: &mut Vec<Tensor>) {
-    let images = Images::random(tape);
+fn train(tape: &mut Tape, pixels: u64, moments: &mut Vec<Tensor>) {
+    let images = Images::random(tape, pixels);
     let pixels = tape.take(2 * images.bytes(3, 1));
     // One image after the other.
     let single = Images { count: 1, ..images };
@@ -162,11 +178,11 @@ fn train(tape: &mut Tape, moments: &mut Vec<Tensor>) {
 }
 
 /// Makes some images of one size.
-fn sample(tape: &mut Tape) {
-    let images = Images { count: 1, ..Images::random(tape) };
+fn sample(tape: &mut Tape, passes: u64) {
+    let images = Images { count: 1, ..Images::random(tape, 1) };
     let twice = Images { count: 2 * images.count, ..images };
     let mut latents = tape.take(images.bytes(4, 8));
-    for _ in 0..12 {
+    for _ in 0..passes {
         let both = tape.take(twice.bytes(4, 8));
         unet(tape, twice, false);
         tape.give(both);
@@ -178,21 +194,21 @@ fn sample(tape: &mut Tape) {
     tape.give(shown);
 }
 
-/// The trace as CSV.
-pub(crate) fn write(seed: u64) -> String {
+fn make(values: &Values, seed: u64) -> Result<Trace, String> {
     let mut tape = Tape::new(seed);
     // The weights and their average.
     let sizes: Vec<u64> = weights().iter().map(|elements| 4 * elements).collect();
     let mut lasting = tape.take_all(&sizes);
     lasting.extend(tape.take_all(&sizes));
     let mut moments = Vec::new();
-    for step in 0..STEPS {
-        train(&mut tape, &mut moments);
-        if step % SAMPLE == SAMPLE - 1 {
-            (0..3).for_each(|_| sample(&mut tape));
+    let between = values.number("sample");
+    for step in 1..=values.number("steps") {
+        train(&mut tape, values.number("pixels"), &mut moments);
+        if between > 0 && step % between == 0 {
+            (0..3).for_each(|_| sample(&mut tape, values.number("denoise")));
         }
     }
     tape.give_all(moments);
     tape.give_all(lasting);
-    tape.finish()
+    tape.finish(INFO.name)
 }

@@ -1,0 +1,46 @@
+//! `drystone generate`: traces made from a seed, or the list of what can be made.
+
+use std::fs;
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use drystone_lab::{GENERATORS, GeneratorSpec};
+use drystone_trace::write_csv;
+
+use crate::args::GenerateArgs;
+use crate::output::Outcome;
+use crate::table;
+
+pub(crate) fn generate(args: &GenerateArgs, out: &mut dyn Write) -> Result<Outcome> {
+    match &args.kind {
+        None => list(out),
+        Some(kind) => make(kind, args, out),
+    }
+}
+
+fn make(kind: &GeneratorSpec, args: &GenerateArgs, out: &mut dyn Write) -> Result<Outcome> {
+    let trace = kind.generate(args.seed)?;
+    let Some(path) = &args.output else {
+        write_csv(&trace, out)?;
+        return Ok(Outcome::Done);
+    };
+    let file = fs::File::create(path).and_then(|file| write_csv(&trace, file));
+    file.with_context(|| format!("cannot write {}", path.display()))?;
+    writeln!(out, "{}", table::extent(&trace, trace.peak_live_bytes()))?;
+    writeln!(out, "Written to {}", path.display())?;
+    Ok(Outcome::Done)
+}
+
+fn list(out: &mut dyn Write) -> Result<Outcome> {
+    for info in GENERATORS {
+        let first = info.options.first().map_or("", |option| option.name);
+        writeln!(out, "{}: {}", info.name, info.summary)?;
+        writeln!(out, "\nOptions, as in drystone generate {}:{first}=…\n", info.name)?;
+        let rows = info.options.iter().map(|option| {
+            let (help, allowed, default) = (option.help, option.allowed, option.default);
+            (option.name, format!("{help}.\nAllowed: {allowed}. Default: {default}.\n"))
+        });
+        writeln!(out, "{}", table::meanings(rows))?;
+    }
+    Ok(Outcome::Done)
+}
