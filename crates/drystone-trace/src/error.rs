@@ -108,6 +108,9 @@ pub enum TraceError {
         /// What is allowed.
         expected: String,
     },
+    /// A run cannot be written as a snapshot, which has addresses.
+    #[error("the blocks of the run need more than 2^62 bytes of addresses, which no snapshot has")]
+    NoRoom,
     /// A line of a CSV is not what it must be.
     #[error("line {line}, {column}: found {found}, expected {allowed}")]
     Csv {

@@ -74,6 +74,10 @@ impl<'a> Decoder<'a> {
                     snapshot.settings.clear();
                     this.settings(word, "", &mut snapshot.settings)?;
                 }
+                Key::Prelude => {
+                    snapshot.prelude =
+                        this.each(word, |this, word| this.view.number(word, u64::MAX))?;
+                }
                 _ => {}
             }
             Ok(())

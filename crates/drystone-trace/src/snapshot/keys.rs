@@ -36,6 +36,7 @@ keys! {
     Segments = "segments",
     DeviceTraces = "device_traces",
     AllocatorSettings = "allocator_settings",
+    Prelude = "drystone_prelude",
     Device = "device",
     Address = "address",
     TotalSize = "total_size",

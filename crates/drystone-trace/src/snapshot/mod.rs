@@ -1,7 +1,9 @@
 //! torch's memory snapshot, as plain types.
 
 mod decode;
+mod from_run;
 mod keys;
+mod layout;
 mod stacks;
 mod to_trace;
 mod view;
@@ -28,6 +30,10 @@ pub struct Snapshot {
     pub settings: Vec<(String, String)>,
     /// The Python and C++ frames that segments, blocks and entries refer to.
     pub stacks: Stacks,
+    /// How many of the first entries of each device's ring are allocations of blocks that were live
+    /// before: those that [`Run::to_snapshot`](crate::Run::to_snapshot) puts there. Empty for torch's
+    /// own snapshots.
+    pub prelude: Vec<u64>,
 }
 
 /// Memory that the allocator took from the device.

@@ -58,13 +58,19 @@ impl Snapshot {
             builder.push(block.event(Op::Alloc), block.found)?;
             stacks.push(block.stack);
         }
+        let start = self.start();
+        for (device, ring) in (0..).zip(&self.device_traces) {
+            for (index, entry) in (0..).zip(&ring[..self.prelude_of(device)]) {
+                stacks.push(entry.stack);
+                let found = Position::Entry { device, index };
+                builder.push(recorded(entry, Op::Alloc, device, start), found)?;
+            }
+        }
         let prelude = builder.len();
         for block in before.iter().filter(|block| block.requested) {
             builder.push(block.event(Op::FreeRequested), block.found)?;
         }
-        let order = self.by_time(&mut builder);
-        let start = order.first().map_or(0, |first| first.time_us);
-        for Place { time_us, device, index } in order {
+        for Place { time_us, device, index } in self.by_time(&mut builder) {
             let entry = &self.device_traces[device as usize][index as usize];
             let found = Position::Entry { device, index: u64::from(index) };
             let Some(op) = op_of(entry.action) else {
@@ -80,18 +86,25 @@ impl Snapshot {
                 }
                 _ => {}
             }
-            let event = Recorded {
-                t_us: time_us - start,
-                op,
-                key: op.has_block().then_some(key_of(device, addr)),
-                size: entry.size,
-                stream: entry.stream,
-                device,
-            };
-            builder.push(event, found)?;
+            let entry = TraceEntry { time_us, ..*entry };
+            builder.push(recorded(&entry, op, device, start), found)?;
         }
         self.compare_ends(&mut builder);
         Ok(Merged { trace: builder.finish(name, prelude), stacks, out_of_memory })
+    }
+
+    /// When the first entry was made.
+    fn start(&self) -> u64 {
+        let firsts = self.device_traces.iter().filter_map(|ring| ring.first());
+        firsts.map(|entry| entry.time_us).min().unwrap_or(0)
+    }
+
+    /// How many of a ring's first entries are its [`prelude`](Snapshot::prelude): allocations all.
+    fn prelude_of(&self, device: u32) -> usize {
+        let Some(ring) = self.device_traces.get(device as usize) else { return 0 };
+        let stated = self.prelude.get(device as usize).copied().unwrap_or(0);
+        let most = usize::try_from(stated).unwrap_or(usize::MAX);
+        ring.iter().take(most).take_while(|entry| entry.action == Action::Alloc).count()
     }
 
     /// The blocks that were live before the rings began, by device and address.
@@ -139,14 +152,16 @@ impl Snapshot {
     fn by_time(&self, builder: &mut Builder) -> Vec<Place> {
         let mut order = Vec::with_capacity(self.device_traces.iter().map(Vec::len).sum());
         for (device, ring) in (0..).zip(&self.device_traces) {
-            let mut last = 0;
+            let (mut last, prelude) = (0, self.prelude_of(device));
             for (index, entry) in (0..).zip(ring) {
                 if entry.time_us < last {
                     let found = Position::Entry { device, index: u64::from(index) };
                     builder.note(Oddity::TimeWentBack, found);
                 }
                 last = last.max(entry.time_us);
-                order.push(Place { time_us: last, device, index });
+                if index as usize >= prelude {
+                    order.push(Place { time_us: last, device, index });
+                }
             }
         }
         order.sort_by_key(|place| place.time_us);
@@ -228,6 +243,12 @@ impl Before {
         let Before { key, size, stream, .. } = *self;
         Recorded { t_us: 0, op, key: Some(key), size, stream, device }
     }
+}
+
+fn recorded(entry: &TraceEntry, op: Op, device: u32, start: u64) -> Recorded {
+    let TraceEntry { addr, size, stream, time_us, .. } = *entry;
+    let key = op.has_block().then_some(key_of(device, addr));
+    Recorded { t_us: time_us.saturating_sub(start), op, key, size, stream, device }
 }
 
 fn key_of(device: u32, address: u64) -> BlockKey {

@@ -33,6 +33,9 @@ impl Snapshot {
     }
 }
 
+/// A key of ours, which others leave alone.
+const PRELUDE: &str = super::keys::Key::Prelude.name();
+
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 16;
 
@@ -49,6 +52,11 @@ fn snapshot<F: Form>(form: &mut F, snapshot: &Snapshot) -> io::Result<()> {
     })?;
     entry(form, "allocator_settings", |form| settings(form, &snapshot.settings))?;
     entry(form, "external_annotations", |form| list(form, &[(); 0], |form, ()| form.none()))?;
+    if !snapshot.prelude.is_empty() {
+        entry(form, PRELUDE, |form| {
+            list(form, &snapshot.prelude, |form, &count| form.int(count.into()))
+        })?;
+    }
     form.end_dict()
 }
 
