@@ -3,6 +3,7 @@
 //! To add a policy, write a file beside `drystone.rs` that ends in a [`PolicyInfo`], and
 //! name it in [`POLICIES`].
 
+mod buddy;
 mod cub;
 mod cudamalloc;
 mod cupy;
@@ -10,7 +11,11 @@ mod drystone;
 #[allow(dead_code, unused_imports)] // Until the baselines that use them are all here.
 mod parts;
 mod pytorch;
+mod rmm_arena;
+mod rmm_binning;
+mod rmm_pool;
 mod spec;
+mod tlsf;
 
 use std::sync::Arc;
 
@@ -24,8 +29,13 @@ pub static POLICIES: &[PolicyInfo] = &[
     drystone::MALLOC,
     pytorch::NATIVE,
     pytorch::EXPANDABLE,
+    rmm_pool::INFO,
+    rmm_arena::INFO,
+    rmm_binning::INFO,
     cub::INFO,
     cupy::INFO,
+    buddy::INFO,
+    tlsf::INFO,
     cudamalloc::INFO,
 ];
 

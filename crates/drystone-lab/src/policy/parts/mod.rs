@@ -8,6 +8,7 @@ mod event;
 mod free_list;
 pub(super) mod options;
 mod segments;
+mod stream_lists;
 
 pub(super) use by_stream::ByStream;
 pub(super) use chunks::{ChunkId, Chunks};
@@ -15,3 +16,4 @@ pub(super) use errors::{no_block, refusal};
 pub(super) use event::Event;
 pub(super) use free_list::{FreeList, Span};
 pub(super) use segments::Segments;
+pub(super) use stream_lists::{Spans, StreamLists};

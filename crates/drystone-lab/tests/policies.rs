@@ -1,0 +1,148 @@
+//! What holds for every policy: over random programs on several streams, on devices that are too
+//! small, with driver calls that fail, and over a real trace.
+
+use std::sync::Arc;
+
+use drystone_core::{DeviceId, Driver, DriverCall, StreamId};
+use drystone_lab::{POLICIES, PolicyInfo, PolicySpec, SimTarget, Target, replay};
+use drystone_sim::{Access, FaultPlan, SimConfig, SimDriver};
+use drystone_trace::{Limits, Trace, read_trace, read_trace_bytes};
+
+const DEVICE: DeviceId = DeviceId(0);
+
+/// Those that run on the simulated device.
+fn policies() -> impl Iterator<Item = (&'static PolicyInfo, PolicySpec)> {
+    POLICIES.iter().map(|info| (info, PolicySpec::plain(info).unwrap()))
+}
+
+/// A small generator of random numbers (xorshift64*), the same on every machine.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % end
+    }
+
+    /// 1 byte to 8 MiB, as often below a size as above its square over 8 MiB.
+    fn size(&mut self) -> u64 {
+        let bits = self.below(24);
+        1 + self.below(1 << bits)
+    }
+}
+
+/// A program on four streams: blocks that live for a while, and whose frees complete later.
+fn program(seed: u64, blocks: usize) -> Trace {
+    let mut random = Random(seed);
+    let mut lines = String::from("t_us,op,id,size,stream\n");
+    let (mut live, mut freed) = (Vec::new(), Vec::new());
+    let (mut time, mut made) = (0, 0);
+    while made < blocks || !live.is_empty() {
+        time += random.below(3_000);
+        let grows = made < blocks && random.below(100) < 50 + 10 * u64::from(live.len() < 40);
+        if grows {
+            let (size, stream) = (random.size(), random.below(4));
+            lines += &format!("{time},a,{made},{size},{stream}\n");
+            live.push((made, size, stream));
+            made += 1;
+        } else if !live.is_empty() {
+            let block = live.swap_remove(random.below(live.len() as u64) as usize);
+            lines += &format!("{time},f,{},{},{}\n", block.0, block.1, block.2);
+            freed.push(block);
+        }
+        if random.below(3) == 0 {
+            for (id, size, stream) in freed.drain(..) {
+                lines += &format!("{time},c,{id},{size},{stream}\n");
+            }
+        }
+    }
+    read_trace_bytes("random", lines.as_bytes(), &Limits::default()).unwrap()
+}
+
+#[test]
+fn memory_that_is_in_use_is_lent_to_nobody() {
+    for seed in 1..=3 {
+        let trace = program(seed, 400);
+        for (info, spec) in policies() {
+            let play = |capacity| {
+                let target = SimTarget { capacity, stamps: true, ..SimTarget::default() };
+                replay(&trace, &spec, &Target::Sim(target), &mut |_| {})
+                    .unwrap_or_else(|error| panic!("{}, seed {seed}: {error}", info.name))
+                    .metrics
+            };
+            let plenty = play(8 << 30);
+            assert_eq!(plenty.oom, None, "{}", info.name);
+            assert!(plenty.peak_reserved_bytes >= plenty.peak_live_bytes, "{}", info.name);
+            let (live, reserved) = (plenty.peak_live_bytes, plenty.peak_reserved_bytes);
+            for capacity in [reserved.min(3 * live), live * 3 / 2, live * 11 / 10, live / 2] {
+                let tight = play(capacity);
+                assert!(tight.peak_reserved_bytes <= capacity, "{}", info.name);
+                assert!(tight.oom.is_some() || capacity >= live, "{}", info.name);
+            }
+        }
+    }
+}
+
+/// Plays a random program on a driver that fails now and then. What the policy refuses is left
+/// out of the program; a block whose free failed is live, and freed at the end at the latest.
+fn play_with_faults(spec: &PolicySpec, seed: u64) {
+    let sim = Arc::new(SimDriver::new(SimConfig::default().capacity(96 << 20)).unwrap());
+    let mut policy = (spec.make)(Arc::clone(&sim) as Arc<dyn Driver>).unwrap();
+    // A call that destroys an event fails only when all is lost.
+    let kinds = DriverCall::ALL.into_iter().filter(|&call| call != DriverCall::EventDestroy);
+    let faults = kinds.fold(FaultPlan::new(), |plan, call| plan.random(call, 0.05, seed));
+    sim.set_faults(faults);
+    let mut random = Random(seed);
+    let mut live = Vec::new();
+    for step in 0..2_000u64 {
+        sim.advance(random.below(1_000_000));
+        if live.len() < 4 || random.below(100) < 52 {
+            let (size, stream) = (random.size(), StreamId(random.below(3)));
+            if let Ok(address) = policy.allocate(size, DEVICE, stream) {
+                sim.stamp_write(DEVICE, stream, address, size, step).unwrap();
+                live.push((address, size, stream, step));
+            }
+        } else {
+            let index = random.below(live.len() as u64) as usize;
+            let (address, size, stream, stamp) = live[index];
+            sim.stamp_check(DEVICE, stream, address, size, stamp).unwrap();
+            if policy.free(address).is_ok() {
+                live.swap_remove(index);
+            }
+        }
+    }
+    sim.set_faults(FaultPlan::new());
+    let name = spec.info.name;
+    for (address, size, stream, stamp) in live {
+        sim.stamp_check(DEVICE, stream, address, size, stamp).unwrap();
+        policy.free(address).unwrap_or_else(|error| panic!("{name}, {address:#x}: {error}"));
+    }
+    assert_eq!(policy.free(0), Ok(()), "{name}");
+    assert!(policy.free(12_345).is_err(), "{name}");
+    sim.launch(DEVICE, StreamId(0), &[], Access::Read).unwrap();
+    drop(policy);
+    assert!(sim.finish().is_clean(), "{name}, seed {seed}: {}", sim.finish());
+}
+
+#[test]
+fn a_driver_that_fails_loses_nothing() {
+    for (_, spec) in policies() {
+        for seed in 1..=4 {
+            play_with_faults(&spec, seed);
+        }
+    }
+}
+
+#[test]
+fn a_real_trace_is_played_to_its_end() {
+    let path = format!("{}/../../traces/unet3d.csv.xz", env!("CARGO_MANIFEST_DIR"));
+    let trace = read_trace(path, &Limits::default()).unwrap();
+    for (info, spec) in policies() {
+        let replayed = replay(&trace, &spec, &Target::Sim(SimTarget::default()), &mut |_| {});
+        let metrics = replayed.unwrap_or_else(|error| panic!("{}: {error}", info.name)).metrics;
+        assert_eq!(metrics.oom, None, "{}", info.name);
+        assert!(metrics.peak_reserved_bytes >= metrics.peak_live_bytes, "{}", info.name);
+    }
+}
