@@ -15,7 +15,7 @@ impl Device {
         let message = format!(
             "CUDA out of memory. Tried to allocate {}. GPU {} has a total capacity of {} of which \
              {} is free. {}Of the allocated memory {} is allocated by PyTorch, and {} is reserved \
-             by PyTorch but unallocated. If reserved but unallocated memory is large try setting  \
+             by PyTorch but unallocated. If reserved but unallocated memory is large try setting \
              PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See \
              documentation for Memory Management  (https://docs.pytorch.org/docs/stable/notes/\
              cuda.html#optimizing-memory-usage-with-pytorch-cuda-alloc-conf)",
@@ -33,12 +33,10 @@ impl Device {
 
 /// A size as PyTorch writes it.
 fn size(bytes: u64) -> String {
-    let in_units = |unit: u32, name| format!("{:.2} {name}", bytes as f64 / (1u64 << unit) as f64);
-    match bytes {
-        0..=1_024 => format!("{bytes} bytes"),
-        ..=1_048_576 => in_units(10, "KiB"),
-        ..=1_073_741_824 => in_units(20, "MiB"),
-        _ => in_units(30, "GiB"),
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|&(power, _)| bytes > 1 << power) {
+        Some((power, name)) => format!("{:.2} {name}", bytes as f64 / (1u64 << power) as f64),
+        None => format!("{bytes} bytes"),
     }
 }
 

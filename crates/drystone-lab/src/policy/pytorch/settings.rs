@@ -125,10 +125,12 @@ impl Settings {
 
     /// The size of a new segment for a block.
     pub(super) fn segment_size(&self, block: u64) -> u64 {
-        match block {
-            ..=SMALL => SMALL_SEGMENT,
-            ..LARGE => self.large_segment,
-            _ => block.next_multiple_of(ROUND),
+        if block <= SMALL {
+            SMALL_SEGMENT
+        } else if block < LARGE {
+            self.large_segment
+        } else {
+            block.next_multiple_of(ROUND)
         }
     }
 
