@@ -43,6 +43,8 @@ pub(super) struct Device {
     pub(super) blocks: Blocks,
     /// Segments that grow.
     pub(super) segments: Slab<Segment>,
+    /// Such segments without blocks, of which the driver would not take everything back.
+    pub(super) given_up: Vec<Segment>,
     /// The bytes that the device has, once they were asked for.
     pub(super) total: Option<u64>,
     /// Bytes in segments, or mapped.
@@ -62,6 +64,7 @@ impl Device {
             settings,
             blocks: Blocks::default(),
             segments: Slab::new(),
+            given_up: Vec::new(),
             total: None,
             reserved: 0,
             allocated: 0,

@@ -13,8 +13,9 @@ pub(super) struct Segment {
     handle_bytes: u64,
     /// By place; none where nothing is mapped.
     handles: Vec<Option<HandleId>>,
-    /// Handles that are mapped nowhere and that the driver would not take back.
-    stray: Vec<HandleId>,
+    /// Handles that are in no place, but that the driver would not take back; and where they are
+    /// still mapped.
+    stray: Vec<(HandleId, Option<u64>)>,
 }
 
 impl Segment {
@@ -26,6 +27,7 @@ impl Segment {
         from: usize,
         to: usize,
     ) -> Result<(), DriverError> {
+        self.give_strays_back(driver, device);
         if to > self.handles.len() {
             self.handles.resize(to, None);
         }
@@ -52,14 +54,25 @@ impl Segment {
         });
         if done.is_err() {
             for place in from..to {
-                // Where this fails, the mapping stays until the addresses go.
-                if place < mapped {
-                    let _ = driver.unmap(device, self.at(place), self.handle_bytes);
+                if let Some(handle) = self.handles[place].take() {
+                    let at = (place < mapped).then(|| self.at(place));
+                    self.stray.push((handle, at));
                 }
-                self.release(driver, device, place).unwrap_or_default();
             }
+            self.give_strays_back(driver, device);
         }
         done
+    }
+
+    fn give_strays_back(&mut self, driver: &dyn Driver, device: DeviceId) {
+        let bytes = self.handle_bytes;
+        self.stray.retain_mut(|(handle, at)| {
+            let mapped = at.is_some_and(|at| driver.unmap(device, at, bytes).is_err());
+            if !mapped {
+                *at = None;
+            }
+            mapped || driver.handle_release(device, *handle).is_err()
+        });
     }
 
     /// Takes the handle of a place, which is mapped nowhere, and gives it back.
@@ -70,7 +83,7 @@ impl Segment {
         place: usize,
     ) -> Result<(), DriverError> {
         let Some(handle) = self.handles[place].take() else { return Ok(()) };
-        driver.handle_release(device, handle).inspect_err(|_| self.stray.push(handle))
+        driver.handle_release(device, handle).inspect_err(|_| self.stray.push((handle, None)))
     }
 
     /// Unmaps the places `from..to` and gives their handles back: up to which one, and the error
@@ -93,18 +106,19 @@ impl Segment {
         (to, Ok(()))
     }
 
-    /// Gives all back, as far as the driver takes it; the device is idle.
-    pub(super) fn give_back(mut self, driver: &dyn Driver, device: DeviceId) {
+    /// Gives all back, as far as the driver takes it; nothing uses it any more.
+    pub(super) fn give_back(
+        &mut self,
+        driver: &dyn Driver,
+        device: DeviceId,
+    ) -> Result<(), DriverError> {
         for place in 0..self.handles.len() {
-            if self.handles[place].is_some() {
-                let _ = driver.unmap(device, self.at(place), self.handle_bytes);
-                let _ = self.release(driver, device, place);
+            if let Some(handle) = self.handles[place].take() {
+                self.stray.push((handle, Some(self.at(place))));
             }
         }
-        for handle in self.stray {
-            let _ = driver.handle_release(device, handle);
-        }
-        let _ = driver.address_free(device, self.address, self.bytes);
+        self.give_strays_back(driver, device);
+        driver.address_free(device, self.address, self.bytes)
     }
 
     fn at(&self, place: usize) -> u64 {
@@ -244,8 +258,9 @@ impl Device {
         if self.blocks.is_whole(gone) {
             self.blocks.unlist(gone);
             self.blocks.all.remove(gone as usize);
-            let segment = self.segments.remove(number as usize);
-            segment.give_back(&*self.driver, self.id);
+            let mut segment = self.segments.remove(number as usize);
+            let given = segment.give_back(&*self.driver, self.id);
+            return result.and(given.inspect_err(|_| self.given_up.push(segment)));
         }
         result
     }

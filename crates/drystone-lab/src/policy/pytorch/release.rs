@@ -110,8 +110,9 @@ impl Device {
                 let _ = self.driver.segment_free(self.id, block.address);
             }
         }
-        for segment in std::mem::take(&mut self.segments) {
-            segment.1.give_back(&*self.driver, self.id);
+        let growing = self.segments.iter_mut().map(|(_, segment)| segment);
+        for segment in growing.chain(&mut self.given_up) {
+            let _ = segment.give_back(&*self.driver, self.id);
         }
         if let Some(event) = self.event {
             let _ = self.driver.event_destroy(self.id, event);
