@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use drystone_lab::{
-    Journal, Metrics, POLICIES, PolicySpec, Recording, Replayed, Target, min_capacity, replay,
-    replay_with_journal,
+    Journal, Metrics, Needs, POLICIES, PolicyInfo, PolicySpec, Recording, ReplayError, Replayed,
+    Target, min_capacity, replay, replay_with_journal,
 };
 use drystone_trace::Trace;
 
@@ -12,6 +12,7 @@ use crate::device::Device;
 use crate::load::Source;
 use crate::output::{Outcome, complain};
 use crate::progress::Progress;
+use crate::values::DeviceName;
 
 /// How exact a least capacity is, as a part of the peak of live bytes: as `min-capacity` has it
 /// unless told otherwise.
@@ -77,12 +78,17 @@ pub(crate) fn each_trace(
     Ok(outcome)
 }
 
-/// Those that were named, or else all.
+/// Those that were named, or else all that run on the device.
 pub(crate) fn policies(options: &Options) -> Result<Vec<PolicySpec>> {
+    let simulated = options.device == DeviceName::Sim;
+    let runs = |info: &&PolicyInfo| !(simulated && info.needs == Needs::RealDevice);
+    if let Some(not) = options.policies.iter().find(|policy| !runs(&policy.info)) {
+        return Err(ReplayError::NotModelled(not.to_string()).into());
+    }
     if !options.policies.is_empty() {
         return Ok(options.policies.clone());
     }
-    Ok(POLICIES.iter().map(PolicySpec::plain).collect::<Result<_, _>>()?)
+    Ok(POLICIES.iter().filter(runs).map(PolicySpec::plain).collect::<Result<_, _>>()?)
 }
 
 fn play_one(

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+use drystone_lab::Needs;
 use serde_json::Value;
 
 use common::{command, drystone, folder, small_trace, text};
@@ -112,7 +113,8 @@ fn comparing_with_json_writes_the_picture_and_only_json_to_stdout() {
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["policy"].clone())
         .collect();
-    let all: Vec<_> = drystone_lab::POLICIES.iter().map(|info| info.name).collect();
+    let simulated = drystone_lab::POLICIES.iter().filter(|info| info.needs != Needs::RealDevice);
+    let all: Vec<_> = simulated.map(|info| info.name).collect();
     assert_eq!(policies, all);
     assert!(text(&output.stderr).contains("out.svg"));
     assert!(folder.path().join("out.svg").exists());
@@ -180,6 +182,12 @@ fn wrong_usage_says_what_is_allowed_and_exits_with_2() {
     refuses(&tolerance, 2, &["use 0% to 100%, as in 0.1%"]);
     refuses(&["repaly"], 2, &["replay"]);
     refuses(&["compare", "--svg", "a.svg", "--no-svg"], 2, &["cannot be used with"]);
+}
+
+#[test]
+fn what_is_not_modelled_asks_for_a_real_device() {
+    let arguments = ["compare", "small.csv", "--policy", "cuda-async"];
+    refuses(&arguments, 1, &["cuda-async is measured on a real device only", "--device cuda:0"]);
 }
 
 #[test]

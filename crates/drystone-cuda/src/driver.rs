@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use drystone_core::driver::StreamOrdered;
 use drystone_core::{
     DeviceId, DeviceMemory, Driver, DriverCall, DriverError, EventId, HandleId, HandleKind,
     ShareId, StreamId,
@@ -12,7 +13,7 @@ use drystone_core::{
 use parking_lot::Mutex;
 
 use crate::error::CudaError;
-use crate::ffi::{Context, Device, Event, Segment, Stream};
+use crate::ffi::{Context, Device, Event, MemPool, Segment, Stream};
 use crate::registry::Registry;
 use crate::space::Space;
 
@@ -52,6 +53,7 @@ pub(crate) struct DeviceState {
     pub(crate) space: Space,
     events: Registry<Event>,
     pub(crate) streams: Registry<Stream>,
+    pub(crate) pools: Registry<MemPool>,
 }
 
 impl DeviceState {
@@ -64,6 +66,7 @@ impl DeviceState {
             space: Space::default(),
             events: Registry::new("event"),
             streams: Registry::new("stream"),
+            pools: Registry::new("pool"),
         }
     }
 
@@ -388,6 +391,10 @@ impl Driver for CudaDriver {
         self.state(device)
             .and_then(|state| state.context()?.synchronize())
             .map_err(|error| error.during(DriverCall::DeviceSynchronize))
+    }
+
+    fn stream_ordered(&self) -> Option<&dyn StreamOrdered> {
+        Some(self)
     }
 
     fn now_ns(&self) -> u64 {

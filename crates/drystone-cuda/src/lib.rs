@@ -18,6 +18,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `driver` | [`CudaDriver`], the contract |
+//! | `pools` | the driver's own pools |
 //! | `work`, `pattern` | work for tests and replays |
 //! | `space` | addresses, handles and mappings of one device |
 //! | `registry`, `spans` | what is alive: by handle, by address |
@@ -29,6 +30,7 @@ mod driver;
 mod error;
 mod ffi;
 mod pattern;
+mod pools;
 mod registry;
 mod space;
 mod spans;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use drystone_core::driver::MemPoolId;
 use drystone_core::{DeviceId, HandleId, HandleKind};
 
 /// Bytes over time.
@@ -29,6 +30,8 @@ pub(crate) struct Held {
     /// Bytes by address; segments of different devices do not overlap.
     segments: HashMap<u64, u64>,
     handles: HashMap<(DeviceId, HandleId), (u64, HandleKind)>,
+    /// Bytes in pools of the driver's own.
+    pools: HashMap<(DeviceId, MemPoolId), u64>,
     /// Bytes of each device.
     devices: HashMap<DeviceId, u64>,
     /// Bytes of all devices.
@@ -76,6 +79,16 @@ impl Held {
         }
     }
 
+    /// A pool of the driver's own holds so much now.
+    pub(crate) fn pool_holds(&mut self, device: DeviceId, pool: MemPoolId, bytes: u64) {
+        let before = self.pools.insert((device, pool), bytes).unwrap_or(0);
+        if bytes > before {
+            self.rise(device, bytes - before);
+        } else {
+            self.fall(device, before - bytes);
+        }
+    }
+
     fn rise(&mut self, device: DeviceId, bytes: u64) {
         *self.devices.entry(device).or_default() += bytes;
         self.device.rise(bytes);
@@ -109,6 +122,21 @@ mod tests {
         assert_eq!((held.of(a), held.of(b)), (20, 0));
         assert_eq!((held.device, held.host.now), (Level { now: 20, peak: 70 }, 0));
         assert_eq!(held.host.peak, 80);
+    }
+
+    #[test]
+    fn a_pool_counts_with_what_it_says_that_it_holds() {
+        let (a, pool) = (DeviceId(0), MemPoolId(7));
+        let mut held = Held::default();
+        held.took_segment(a, 512, 10);
+        for (bytes, level) in [
+            (30, Level { now: 40, peak: 40 }),
+            (50, Level { now: 60, peak: 60 }),
+            (0, Level { now: 10, peak: 60 }),
+        ] {
+            held.pool_holds(a, pool, bytes);
+            assert_eq!((held.device, held.of(a)), (level, level.now));
+        }
     }
 
     #[test]

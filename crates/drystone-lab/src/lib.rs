@@ -57,8 +57,8 @@ pub use metrics::{Metrics, OutOfMemory};
 pub use min_capacity::{MinCapacity, MinCapacityError, min_capacity};
 pub use picture::{Panel, picture};
 pub use policy::{
-    OptionInfo, POLICIES, Policy, PolicyError, PolicyInfo, PolicyMaker, PolicyOptions, PolicySpec,
-    Refusal,
+    Needs, OptionInfo, POLICIES, Policy, PolicyError, PolicyInfo, PolicyMaker, PolicyOptions,
+    PolicySpec, Refusal,
 };
 pub use recording::Recording;
 pub use replay::{Replayed, replay, replay_with_journal};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use drystone_core::driver::{MemPoolId, StreamOrdered};
 use drystone_core::{
     DeviceId, DeviceMemory, Driver, DriverCall, DriverError, DriverErrorKind, DriverStats, EventId,
     HandleId, HandleKind, ShareId, StreamId,
@@ -315,9 +316,75 @@ impl<B: Below> Driver for Meter<B> {
         self.count(DriverCall::DeviceSynchronize, device, |d| d.device_synchronize(device))
     }
 
+    fn stream_ordered(&self) -> Option<&dyn StreamOrdered> {
+        self.below.driver().stream_ordered().map(|_| self as &dyn StreamOrdered)
+    }
+
     fn now_ns(&self) -> u64 {
         self.below.driver().now_ns()
     }
+}
+
+/// The driver's own pools, with the meter's capacity as their limit.
+impl<B: Below> StreamOrdered for Meter<B> {
+    fn pool_create(
+        &self,
+        device: DeviceId,
+        limit: u64,
+        keep: u64,
+    ) -> Result<MemPoolId, DriverError> {
+        let limit = self.capacity.map_or(limit, |capacity| capacity.min(limit));
+        own(self.below.driver())?.pool_create(device, limit, keep)
+    }
+
+    fn pool_destroy(&self, device: DeviceId, pool: MemPoolId) -> Result<(), DriverError> {
+        own(self.below.driver())?.pool_destroy(device, pool)?;
+        self.hold(|held| held.pool_holds(device, pool, 0));
+        Ok(())
+    }
+
+    fn pool_alloc(
+        &self,
+        device: DeviceId,
+        pool: MemPoolId,
+        bytes: u64,
+        stream: StreamId,
+    ) -> Result<u64, DriverError> {
+        let address = self.count(DriverCall::SegmentAlloc, device, |d| {
+            own(d)?.pool_alloc(device, pool, bytes, stream)
+        })?;
+        // Not a call of the policy's: its time is not counted.
+        if let Ok(reserved) = self.pool_reserved(device, pool) {
+            self.hold(|held| held.pool_holds(device, pool, reserved));
+        }
+        Ok(address)
+    }
+
+    fn pool_free(
+        &self,
+        device: DeviceId,
+        pool: MemPoolId,
+        address: u64,
+        stream: StreamId,
+    ) -> Result<(), DriverError> {
+        self.count(DriverCall::SegmentFree, device, |d| {
+            own(d)?.pool_free(device, pool, address, stream)
+        })
+    }
+
+    fn pool_reserved(&self, device: DeviceId, pool: MemPoolId) -> Result<u64, DriverError> {
+        own(self.below.driver())?.pool_reserved(device, pool)
+    }
+}
+
+/// The driver's own pools. Only a driver that has them gave out what is asked about here.
+fn own<D: Driver + ?Sized>(driver: &D) -> Result<&dyn StreamOrdered, DriverError> {
+    driver.stream_ordered().ok_or_else(|| DriverError {
+        call: DriverCall::SegmentAlloc,
+        kind: DriverErrorKind::NotSupported,
+        code: 0,
+        detail: "the driver has no pools of its own".to_owned(),
+    })
 }
 
 #[cfg(test)]

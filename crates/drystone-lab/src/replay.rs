@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::lagging::Lagging;
 use crate::meter::{Below, Meter};
 use crate::metrics::{Metrics, OutOfMemory};
-use crate::policy::{Policy, PolicySpec, Refusal};
+use crate::policy::{Needs, Policy, PolicySpec, Refusal};
 use crate::recording::Recording;
 use crate::target::{CostModel, RealTarget, ReplayError, SimTarget, Target};
 use crate::timeline::{Point, Sampler, Timeline};
@@ -77,7 +77,7 @@ fn play(
     journal: Option<Journal>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Noted, ReplayError> {
-    match target {
+    match &target.for_policy(policy)? {
         Target::Sim(target) => on_sim(trace, policy, target, journal, progress),
         Target::Real(target) => on_real(trace, policy, target, journal, progress),
     }
@@ -109,6 +109,10 @@ fn on_sim(
     metrics.capacity_bytes = Some(target.capacity);
     metrics.host_lead_us = Some(micros(target.host_lead_ns));
     metrics.costs = Some(CostModel::name(target.costs));
+    if policy.info.needs == Needs::Nothing {
+        // By its calls a bound only says what it would hold.
+        metrics.driver_calls.clear();
+    }
     Ok((replayed, journal))
 }
 

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use drystone_core::{Driver, StreamId};
+use drystone_core::{DeviceId, Driver, StreamId};
 use drystone_sim::{ConfigError, Costs, MAX_DEVICES, SimConfig, SimDriver};
 use drystone_trace::Trace;
+
+use crate::policy::{Needs, PolicySpec};
 
 /// The most streams of a trace that can be replayed; a real job has tens.
 pub const MAX_STREAMS: u32 = 1 << 16;
@@ -20,6 +22,26 @@ pub enum Target {
 }
 
 impl Target {
+    /// What a policy is replayed on here: a bound on a device where nothing takes time, with as
+    /// much memory; all others on this one, if it is what they need.
+    pub(crate) fn for_policy(&self, policy: &PolicySpec) -> Result<Target, ReplayError> {
+        match (policy.info.needs, self) {
+            (Needs::RealDevice, Target::Sim(_)) => {
+                Err(ReplayError::NotModelled(policy.to_string()))
+            }
+            (Needs::Nothing, Target::Sim(target)) => {
+                Ok(Target::Sim(SimTarget::for_bounds(target.capacity)))
+            }
+            (Needs::Nothing, Target::Real(target)) => {
+                let whole = target.driver.device_memory(DeviceId(0)).map(|memory| memory.total);
+                let capacity = target.capacity.or(whole.ok());
+                let capacity = capacity.unwrap_or(SimTarget::default().capacity);
+                Ok(Target::Sim(SimTarget::for_bounds(capacity)))
+            }
+            _ => Ok(self.clone()),
+        }
+    }
+
     /// The same with this many bytes of memory on each device.
     pub(crate) fn with_capacity(&self, capacity: u64) -> Target {
         match self {
@@ -58,6 +80,11 @@ impl Default for SimTarget {
 }
 
 impl SimTarget {
+    /// A device of `capacity` bytes on which nothing takes time, and no work is done: for bounds.
+    fn for_bounds(capacity: u64) -> Self {
+        SimTarget { capacity, host_lead_ns: 0, costs: CostModel::Zero, stamps: false }
+    }
+
     /// The device for a trace, at time 0.
     pub(crate) fn driver(&self, trace: &Trace) -> Result<SimDriver, ReplayError> {
         check(trace, MAX_DEVICES as u32, MAX_STREAMS)?;
@@ -78,6 +105,8 @@ pub enum CostModel {
     Busy,
     /// Those measured on an otherwise idle device.
     Idle,
+    /// None at all: what a bound is charged, which makes calls only to be measured.
+    Zero,
 }
 
 impl CostModel {
@@ -86,6 +115,7 @@ impl CostModel {
         match self {
             CostModel::Busy => "busy",
             CostModel::Idle => "idle",
+            CostModel::Zero => "zero",
         }
     }
 
@@ -93,6 +123,7 @@ impl CostModel {
         match self {
             CostModel::Busy => Costs::busy(),
             CostModel::Idle => Costs::idle(),
+            CostModel::Zero => Costs::zero(),
         }
     }
 }
@@ -151,6 +182,9 @@ pub enum ReplayError {
     /// The simulated device cannot be.
     #[error("no such simulated device: {0}")]
     Sim(#[from] ConfigError),
+    /// The policy measures what is part of a real device, and this is the simulated one.
+    #[error("{0} is measured on a real device only: give one, as in --device cuda:0")]
+    NotModelled(String),
     /// The policy could not be made.
     #[error("{policy} could not start: {why}")]
     Start {

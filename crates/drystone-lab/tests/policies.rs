@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use drystone_core::{DeviceId, Driver, DriverCall, StreamId};
-use drystone_lab::{POLICIES, PolicyInfo, PolicySpec, SimTarget, Target, replay};
+use drystone_lab::{Needs, POLICIES, PolicyInfo, PolicySpec, SimTarget, Target, replay};
 use drystone_sim::{Access, FaultPlan, SimConfig, SimDriver};
 use drystone_trace::{Limits, Trace, read_trace, read_trace_bytes};
 
@@ -12,7 +12,8 @@ const DEVICE: DeviceId = DeviceId(0);
 
 /// Those that run on the simulated device.
 fn policies() -> impl Iterator<Item = (&'static PolicyInfo, PolicySpec)> {
-    POLICIES.iter().map(|info| (info, PolicySpec::plain(info).unwrap()))
+    let simulated = POLICIES.iter().filter(|info| info.needs != Needs::RealDevice);
+    simulated.map(|info| (info, PolicySpec::plain(info).unwrap()))
 }
 
 /// A small generator of random numbers (xorshift64*), the same on every machine.
@@ -128,10 +129,32 @@ fn play_with_faults(spec: &PolicySpec, seed: u64) {
 
 #[test]
 fn a_driver_that_fails_loses_nothing() {
-    for (_, spec) in policies() {
+    for (_, spec) in policies().filter(|(info, _)| info.needs == Needs::Device) {
         for seed in 1..=4 {
             play_with_faults(&spec, seed);
         }
+    }
+}
+
+#[test]
+fn the_floor_costs_nothing_and_no_policy_holds_less() {
+    let trace = program(9, 400);
+    let play = |spec: &PolicySpec| {
+        let target = Target::Sim(SimTarget { stamps: true, ..SimTarget::default() });
+        replay(&trace, spec, &target, &mut |_| {}).unwrap().metrics
+    };
+    let floor = |text: &str| play(&text.parse().unwrap());
+    let (coarse, fine) = (floor("optimal"), floor("optimal:page=512"));
+    assert_eq!(coarse.peak_reserved_bytes, fine.peak_reserved_bytes.next_multiple_of(2 << 20));
+    assert!(fine.peak_reserved_bytes - fine.peak_live_bytes < 512 * trace.blocks as u64);
+    for metrics in [&coarse, &fine] {
+        assert_eq!((metrics.driver_us, metrics.wait_us, metrics.costs), (0.0, 0.0, Some("zero")));
+        assert!(metrics.driver_calls.is_empty());
+    }
+    for (info, spec) in policies().filter(|(info, _)| !["cudamalloc", "cub"].contains(&info.name)) {
+        // Those two serve some sizes unrounded.
+        let reserved = play(&spec).peak_reserved_bytes;
+        assert!(reserved >= fine.peak_reserved_bytes, "{}: {reserved}", info.name);
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use drystone_core::{DeviceId, Driver, StreamId};
 use drystone_lab::{
-    Policy, PolicyInfo, PolicyOptions, PolicySpec, Refusal, ReplayError, SimTarget, Target, replay,
+    Needs, Policy, PolicyInfo, PolicyOptions, PolicySpec, Refusal, ReplayError, SimTarget, Target,
+    replay,
 };
 use drystone_trace::read_trace_bytes;
 
@@ -14,6 +15,7 @@ const DEVICE: DeviceId = DeviceId(0);
 static WRONG: PolicyInfo = PolicyInfo {
     name: "wrong",
     summary: "hands out the same memory to all",
+    needs: Needs::Device,
     options: Vec::new,
     prepare: |_| Err("made by hand".to_owned()),
 };

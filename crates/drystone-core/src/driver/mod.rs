@@ -17,10 +17,12 @@
 
 mod call;
 mod shared;
+mod stream_ordered;
 
 use std::fmt;
 
 pub use call::{DriverCall, DriverError, DriverErrorKind};
+pub use stream_ordered::{MemPoolId, StreamOrdered};
 
 /// The index of a device, from 0, in the driver's own order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -212,6 +214,11 @@ pub trait Driver: Send + Sync {
     /// Blocks the calling thread until all work submitted to the device is done. Not allowed in a
     /// capture.
     fn device_synchronize(&self, device: DeviceId) -> Result<(), DriverError>;
+
+    /// The driver's own pool, for comparisons; none, the default, where there is none.
+    fn stream_ordered(&self) -> Option<&dyn StreamOrdered> {
+        None
+    }
 
     /// The driver's clock, in nanoseconds from an origin of its own, never going back. Costs some
     /// tens of nanoseconds at most. Virtual on the simulated device.

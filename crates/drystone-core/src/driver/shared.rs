@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     DeviceId, DeviceMemory, Driver, DriverError, EventId, HandleId, HandleKind, ShareId, StreamId,
+    StreamOrdered,
 };
 
 /// A shared driver is a driver, so that a test or a program can keep a hand on the device that it
@@ -100,6 +101,9 @@ impl<D: Driver + ?Sized> Driver for Arc<D> {
     }
     fn device_synchronize(&self, device: DeviceId) -> Result<(), DriverError> {
         (**self).device_synchronize(device)
+    }
+    fn stream_ordered(&self) -> Option<&dyn StreamOrdered> {
+        (**self).stream_ordered()
     }
     fn now_ns(&self) -> u64 {
         (**self).now_ns()

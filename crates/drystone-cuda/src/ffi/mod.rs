@@ -13,6 +13,7 @@
 //! | `segment` | device memory, taken whole |
 //! | `handle` | physical memory without an address |
 //! | `mapping` | addresses, and handles mapped there |
+//! | `mem_pool` | the driver's own pools |
 //! | `memory` | bytes of segments and mappings, to be filled and copied |
 //! | `event` | events |
 //! | `stream` | streams and captures |
@@ -24,6 +25,7 @@ mod event;
 mod graph;
 mod handle;
 mod mapping;
+mod mem_pool;
 mod memory;
 mod module;
 mod segment;
@@ -35,6 +37,7 @@ pub(crate) use event::Event;
 pub use graph::{Graph, GraphExec};
 pub(crate) use handle::{Handle, page_bytes};
 pub(crate) use mapping::{Addresses, Mapping};
+pub(crate) use mem_pool::MemPool;
 pub(crate) use memory::Memory;
 pub use module::{Kernel, LaunchShape, Module};
 pub(crate) use segment::Segment;

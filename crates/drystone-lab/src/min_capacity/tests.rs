@@ -7,7 +7,7 @@ use drystone_sim::{SimConfig, SimDriver};
 use drystone_trace::read_trace_bytes;
 
 use super::*;
-use crate::policy::{Policy, PolicyInfo, PolicyOptions, Refusal};
+use crate::policy::{Needs, Policy, PolicyInfo, PolicyOptions, Refusal};
 use crate::target::{RealTarget, SimTarget};
 
 const MIB: u64 = 1 << 20;
@@ -45,6 +45,7 @@ impl Policy for Toy {
 static TOY: PolicyInfo = PolicyInfo {
     name: "toy",
     summary: "a segment for each block",
+    needs: Needs::Device,
     options: Vec::new,
     prepare: |_| Err("made by hand".to_owned()),
 };

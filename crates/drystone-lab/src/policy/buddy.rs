@@ -17,11 +17,12 @@ use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use rustc_hash::FxHashMap;
 
 use super::parts::{ByStream, Segments, no_block, options, refusal};
-use super::{OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
+use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "buddy",
     summary: "the binary buddy system",
+    needs: Needs::Device,
     options: || OPTIONS.to_vec(),
     prepare,
 };

@@ -19,11 +19,12 @@ use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use rustc_hash::FxHashMap;
 
 use super::parts::{Event, Segments, no_block, options, refusal};
-use super::{OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
+use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "cub",
     summary: "CUB's CachingDeviceAllocator: whole allocations, cached by powers",
+    needs: Needs::Device,
     options: || OPTIONS.to_vec(),
     prepare,
 };

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, StreamId};
 
 use super::parts::{Segments, no_block, options, refusal};
-use super::{Policy, PolicyInfo, Refusal};
+use super::{Needs, Policy, PolicyInfo, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "cudamalloc",
     summary: "no cache: cudaMalloc and cudaFree for every block",
+    needs: Needs::Device,
     options: Vec::new,
     prepare: |given| match given.iter().next() {
         Some((key, _)) => Err(options::unknown(key, &[])),

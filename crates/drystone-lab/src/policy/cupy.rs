@@ -19,11 +19,12 @@ use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use rustc_hash::FxHashMap;
 
 use super::parts::{ByStream, ChunkId, Chunks, Segments, no_block, options, refusal};
-use super::{OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
+use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "cupy",
     summary: "CuPy's memory pool: best fit, an arena for each stream",
+    needs: Needs::Device,
     options: || OPTIONS.to_vec(),
     prepare,
 };

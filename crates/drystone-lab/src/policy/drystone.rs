@@ -5,11 +5,12 @@ use std::sync::Arc;
 use drystone_core::config::{Backing, KEYS, KeyInfo};
 use drystone_core::{AllocError, Allocator, Config, DeviceId, Driver, StreamId};
 
-use super::{OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
+use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const VMM: PolicyInfo = PolicyInfo {
     name: "drystone",
     summary: "Drystone's allocator on pages that it maps where they are needed",
+    needs: Needs::Device,
     options: || acting(|_| true),
     prepare: |options| prepare(Config::default(), options),
 };
@@ -17,6 +18,7 @@ pub(super) const VMM: PolicyInfo = PolicyInfo {
 pub(super) const MALLOC: PolicyInfo = PolicyInfo {
     name: "drystone-malloc",
     summary: "Drystone's allocator on segments from cudaMalloc",
+    needs: Needs::Device,
     options: || acting(|key| !of_pages(key)),
     prepare: |options| {
         if let Some((key, _)) = options.iter().find(|(key, _)| of_pages(key)) {

@@ -5,9 +5,11 @@
 
 mod buddy;
 mod cub;
+mod cuda_async;
 mod cudamalloc;
 mod cupy;
 mod drystone;
+mod optimal;
 #[allow(dead_code, unused_imports)] // Until the baselines that use them are all here.
 mod parts;
 mod pytorch;
@@ -29,6 +31,7 @@ pub static POLICIES: &[PolicyInfo] = &[
     drystone::MALLOC,
     pytorch::NATIVE,
     pytorch::EXPANDABLE,
+    cuda_async::INFO,
     rmm_pool::INFO,
     rmm_arena::INFO,
     rmm_binning::INFO,
@@ -37,6 +40,7 @@ pub static POLICIES: &[PolicyInfo] = &[
     buddy::INFO,
     tlsf::INFO,
     cudamalloc::INFO,
+    optimal::INFO,
 ];
 
 /// A way of turning requests for memory into calls of a driver.
@@ -83,10 +87,24 @@ pub struct PolicyInfo {
     pub name: &'static str,
     /// What it is, in a sentence.
     pub summary: &'static str,
+    /// What it needs of the device.
+    pub needs: Needs,
     /// The options that it takes.
     pub options: fn() -> Vec<OptionInfo>,
     /// Checks options and keeps them; an error says what is wrong and what is allowed.
     pub prepare: fn(&PolicyOptions) -> Result<PolicyMaker, String>,
+}
+
+/// What a policy needs of the device below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: it is a bound, which no allocator passes. A replay is on a simulated device where
+    /// no call costs anything, of as much memory as the target has, and makes no work on it.
+    Nothing,
+    /// Any device.
+    Device,
+    /// A real one: it measures what is part of that and not modelled.
+    RealDevice,
 }
 
 /// An option of a policy.

@@ -25,11 +25,12 @@ use superblock::{MINIMUM, Superblocks};
 use super::parts::options::{self, Share};
 use super::parts::{Event, Segments, no_block, refusal};
 use super::rmm_pool::{ALIGNMENT, exceeded};
-use super::{OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
+use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "rmm-arena",
     summary: "RMM's arenas: first fit in superblocks of one large allocation",
+    needs: Needs::Device,
     options: || OPTIONS.to_vec(),
     prepare,
 };

@@ -18,11 +18,12 @@ use rustc_hash::FxHashMap;
 
 use super::parts::{Span, Spans, StreamLists, no_block, options, refusal};
 use super::rmm_pool::{OPTIONS as POOL_OPTIONS, Pool, Sizes, exceeded};
-use super::{OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
+use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "rmm-binning",
     summary: "RMM's bins of fixed sizes over its pool",
+    needs: Needs::Device,
     options: || OPTIONS.to_vec(),
     prepare,
 };

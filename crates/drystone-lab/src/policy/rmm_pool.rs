@@ -18,11 +18,12 @@ use rustc_hash::FxHashMap;
 
 use super::parts::options::{self, Share};
 use super::parts::{FreeList, Segments, Span, StreamLists, no_block, refusal};
-use super::{OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
+use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
     name: "rmm-pool",
     summary: "RMM's pool: coalescing best fit, a list for each stream",
+    needs: Needs::Device,
     options: || OPTIONS.to_vec(),
     prepare,
 };

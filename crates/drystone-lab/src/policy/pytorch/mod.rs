@@ -32,13 +32,14 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::{Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
+use super::{Needs, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 use device::Device;
 use settings::Settings;
 
 pub(super) const NATIVE: PolicyInfo = PolicyInfo {
     name: "pytorch",
     summary: "PyTorch's caching allocator, on segments from cudaMalloc",
+    needs: Needs::Device,
     options: || settings::OPTIONS.to_vec(),
     prepare: |options| prepare(options, false),
 };
@@ -46,6 +47,7 @@ pub(super) const NATIVE: PolicyInfo = PolicyInfo {
 pub(super) const EXPANDABLE: PolicyInfo = PolicyInfo {
     name: "pytorch-expandable",
     summary: "PyTorch's caching allocator with expandable_segments:True",
+    needs: Needs::Device,
     options: || settings::OPTIONS.to_vec(),
     prepare: |options| prepare(options, true),
 };
