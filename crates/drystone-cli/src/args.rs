@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use drystone_lab::{CostModel, GeneratorSpec, PolicySpec};
+use drystone_trace::Format;
 
 use crate::values::{self, DeviceName};
 
 const TRACES: &str = "\
 Traces:
-  A trace is a memory snapshot of PyTorch, or a CSV with the columns t_us,op,id,size,stream; each as
-  it is or compressed with xz or zstd. To record one, in the program that is to be studied:
+  A trace is a memory snapshot of PyTorch, a log of RMM, a CSV with the columns
+  t_us,op,id,size,stream, or a .dst that `drystone convert` wrote; each as it is or compressed with xz
+  or zstd. To record one, in the program that is to be studied:
     torch.cuda.memory._record_memory_history(max_entries=1_000_000)
     ...
     torch.cuda.memory._dump_snapshot(\"run.pickle\")";
@@ -39,6 +41,14 @@ Examples:
   drystone replay run.pickle --policy drystone:reserve=lean,limit=12GiB
   drystone replay run.pickle --capacity 12GiB --host-lead 2ms
   drystone replay run.pickle --device cuda:0";
+
+const CONVERT: &str = "\
+Examples:
+  drystone convert run.pickle run.dst                 a tenth of the size, and all that Drystone uses
+  drystone convert run.dst run.csv.xz
+  drystone convert run.csv.xz run.pickle              for torch's viewer; addresses are made up
+  drystone convert rmm.dev0.csv rmm.dev1.csv both.dst
+What a format has no place for is told. OUT comes about as a whole or not at all.";
 
 const COMPARE: &str = "\
 Examples:
@@ -99,8 +109,34 @@ pub(crate) enum Command {
     /// Make a trace from a seed: benchmarks, training and serving loops
     #[command(after_help = GENERATE)]
     Generate(GenerateArgs),
+    /// Write a trace in another format
+    #[command(after_help = CONVERT, after_long_help = format!("{CONVERT}\n\n{TRACES}\n\n{EXIT}"))]
+    Convert(ConvertArgs),
     /// List the policies and their options
     Policies,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConvertArgs {
+    /// The trace; or logs of RMM that were written together, one a device
+    #[arg(required = true, value_name = "IN")]
+    pub(crate) inputs: Vec<PathBuf>,
+
+    /// Where it is written; the ending says the format: .csv, .csv.xz, .csv.zst, .dst, .pickle, .json
+    #[arg(value_name = "OUT")]
+    pub(crate) output: PathBuf,
+
+    /// The format, whatever the ending says
+    #[arg(long, value_name = "FORMAT", value_parser = values::format)]
+    pub(crate) to: Option<Format>,
+
+    /// Replace OUT if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+
+    /// Print one JSON object, and nothing else, to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,33 +8,43 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// What takes less is not worth a bar.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The progress of a trace through a policy, once or several times. The bar goes away with it.
+/// The progress of a trace through a policy, once or several times, or of a file. The bar goes away
+/// with it.
 pub(crate) struct Progress {
     started: Instant,
     label: String,
+    template: &'static str,
     watched: bool,
     bar: Option<ProgressBar>,
 }
 
 impl Progress {
     pub(crate) fn new(label: String) -> Self {
-        let watched = io::stderr().is_terminal();
-        Progress { started: Instant::now(), label, watched, bar: None }
+        Self::with(label, "{msg} {wide_bar} {human_pos} of {human_len} events, {eta} left")
     }
 
-    /// That many events are done, of that many.
-    pub(crate) fn at(&mut self, done: u64, events: u64) {
+    /// The progress of a file, counted in bytes.
+    pub(crate) fn bytes(label: String) -> Self {
+        Self::with(label, "{msg} {wide_bar} {bytes} of {total_bytes}, {eta} left")
+    }
+
+    fn with(label: String, template: &'static str) -> Self {
+        let watched = io::stderr().is_terminal();
+        Progress { started: Instant::now(), label, template, watched, bar: None }
+    }
+
+    /// That much is done, of that much.
+    pub(crate) fn at(&mut self, done: u64, all: u64) {
         if !self.watched || self.started.elapsed() < PATIENCE {
             return;
         }
         let bar = self.bar.get_or_insert_with(|| {
-            let template = "{msg} {wide_bar} {human_pos} of {human_len} events, {eta} left";
-            let style = ProgressStyle::with_template(template);
-            let bar = ProgressBar::new(events).with_message(self.label.clone());
+            let style = ProgressStyle::with_template(self.template);
+            let bar = ProgressBar::new(all).with_message(self.label.clone());
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        bar.set_length(events);
+        bar.set_length(all);
         bar.set_position(done);
     }
 }

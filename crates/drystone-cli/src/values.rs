@@ -2,6 +2,7 @@
 
 use drystone_core::config::{nearest, parse_bytes};
 use drystone_lab::{GenerateError, GeneratorSpec, PolicyError, PolicySpec};
+use drystone_trace::Format;
 
 /// Which device to replay on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,17 @@ pub(crate) fn policy(text: &str) -> Result<PolicySpec, PolicyError> {
 
 pub(crate) fn generator(text: &str) -> Result<GeneratorSpec, GenerateError> {
     text.parse()
+}
+
+/// A format to write in.
+pub(crate) fn format(text: &str) -> Result<Format, String> {
+    let names = Format::ALL.map(Format::name);
+    let found = Format::ALL.into_iter().find(|format| format.name() == text);
+    found.ok_or_else(|| {
+        let meant = nearest(text, names).map(|name| format!(" (did you mean `{name}`?)"));
+        let meant = meant.unwrap_or_default();
+        format!("there is no such format{meant}; formats are {}", names.join(", "))
+    })
 }
 
 /// A size in bytes, from 1 byte to 1 TiB.

@@ -44,7 +44,8 @@ impl<'a> Input<'a> {
         Input::new(bytes, limits)
     }
 
-    fn new(mut raw: impl Read + 'a, limits: &Limits) -> Result<Self, TraceError> {
+    /// Reads from anything.
+    pub(crate) fn new(mut raw: impl Read + 'a, limits: &Limits) -> Result<Self, TraceError> {
         let mut start = Vec::new();
         (&mut raw)
             .take(XZ_MAGIC.len() as u64)

@@ -27,6 +27,7 @@ mod dropped;
 mod error;
 mod event;
 mod form;
+mod format;
 mod input;
 mod limits;
 mod native;
@@ -40,10 +41,12 @@ pub use csv::write_csv;
 pub use dropped::{Dropped, Finding, Oddity};
 pub use error::{Compression, NativeProblem, PickleProblem, Position, TraceError};
 pub use event::{Event, MAX_DEVICES, MAX_SIZE, NO_BLOCK, Op, Trace};
+pub use format::{Format, LeftOut};
 pub use limits::{LimitKind, Limits};
 pub use native::{Entry, NativeReader, NativeWriter, write_native};
 pub use read::{
-    read_run, read_run_bytes, read_snapshot, read_snapshot_bytes, read_trace, read_trace_bytes,
+    read_run, read_run_bytes, read_run_from, read_snapshot, read_snapshot_bytes,
+    read_snapshot_from, read_trace, read_trace_bytes, trace_name,
 };
 pub use rmm::read_rmm_logs;
 pub use run::{OutOfMemory, Run};

@@ -1,5 +1,6 @@
 //! The entry points: find out what an input is, and read it.
 
+use std::io::Read;
 use std::path::Path;
 
 use crate::csv;
@@ -25,7 +26,7 @@ const PICKLE_START: u8 = 0x80;
 /// passes one of the `limits`.
 pub fn read_trace(path: impl AsRef<Path>, limits: &Limits) -> Result<Trace, TraceError> {
     let path = path.as_ref();
-    trace_from(Input::open(path, limits)?, &name_of(path), limits)
+    trace_from(Input::open(path, limits)?, &trace_name(path), limits)
 }
 
 /// Reads a trace from the bytes of such a file; `name` becomes [`Trace::name`].
@@ -42,7 +43,7 @@ pub fn read_trace_bytes(name: &str, bytes: &[u8], limits: &Limits) -> Result<Tra
 /// As [`read_trace`].
 pub fn read_run(path: impl AsRef<Path>, limits: &Limits) -> Result<Run, TraceError> {
     let path = path.as_ref();
-    run_from(Input::open(path, limits)?, &name_of(path), limits)
+    run_from(Input::open(path, limits)?, &trace_name(path), limits)
 }
 
 /// Reads the same from the bytes of such a file; `name` becomes [`Trace::name`].
@@ -51,6 +52,14 @@ pub fn read_run(path: impl AsRef<Path>, limits: &Limits) -> Result<Run, TraceErr
 /// As [`read_trace`].
 pub fn read_run_bytes(name: &str, bytes: &[u8], limits: &Limits) -> Result<Run, TraceError> {
     run_from(Input::from_bytes(bytes, limits)?, name, limits)
+}
+
+/// Reads the same from anything that can be read, as a file whose progress is shown.
+///
+/// # Errors
+/// As [`read_trace`].
+pub fn read_run_from(name: &str, from: impl Read, limits: &Limits) -> Result<Run, TraceError> {
+    run_from(Input::new(from, limits)?, name, limits)
 }
 
 /// Reads a torch snapshot from a file, with all that a [`Trace`] leaves out.
@@ -67,6 +76,14 @@ pub fn read_snapshot(path: impl AsRef<Path>, limits: &Limits) -> Result<Snapshot
 /// As [`read_snapshot`].
 pub fn read_snapshot_bytes(bytes: &[u8], limits: &Limits) -> Result<Snapshot, TraceError> {
     snapshot_from(Input::from_bytes(bytes, limits)?, limits)
+}
+
+/// Reads a torch snapshot from anything that can be read.
+///
+/// # Errors
+/// As [`read_snapshot`].
+pub fn read_snapshot_from(from: impl Read, limits: &Limits) -> Result<Snapshot, TraceError> {
+    snapshot_from(Input::new(from, limits)?, limits)
 }
 
 fn trace_from(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trace, TraceError> {
@@ -105,11 +122,11 @@ pub(crate) fn unknown(input: &Input<'_>) -> TraceError {
     TraceError::UnknownFormat { start: shown(input.head()) }
 }
 
-/// `runs/bert.pickle.xz` → `bert`.
-fn name_of(path: &Path) -> String {
+/// What a trace in a file of this name is called: `runs/bert.pickle.xz` → `bert`.
+pub fn trace_name(path: &Path) -> String {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let mut name: &str = &file;
-    for endings in [&[".xz", ".zst"][..], &[".csv", ".pickle", ".pkl", ".dst"]] {
+    for endings in [&[".xz", ".zst"][..], &[".csv", ".pickle", ".pkl", ".dst", ".json"]] {
         name = endings.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
     }
     name.to_owned()
@@ -128,7 +145,7 @@ mod tests {
             ("b.v2.csv.xz", "b.v2"),
             ("data", "data"),
         ] {
-            assert_eq!(name_of(Path::new(path)), name);
+            assert_eq!(trace_name(Path::new(path)), name);
         }
     }
 

@@ -1,12 +1,14 @@
 //! The commands, one in each file.
 
 mod compare;
+mod convert;
 mod generate;
 mod min_capacity;
 mod policies;
 mod replay;
 
 pub(crate) use compare::{compare, demo};
+pub(crate) use convert::convert;
 pub(crate) use generate::generate;
 pub(crate) use min_capacity::min_capacity;
 pub(crate) use policies::policies;
