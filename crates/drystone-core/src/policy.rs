@@ -2,7 +2,7 @@
 //! these decisions; computed once from the configuration.
 
 use crate::config::{Backing, Config, CrossStream, Reserve};
-use crate::heap::{Fit, SplitRule};
+use crate::heap::{Extent, Fit, SplitRule};
 use crate::units::{
     GRANULE, GRANULE_SHIFT, Kind, MIB, PAGE, PAGE_SHIFT, SMALL_LIMIT, round_to_division, round_up,
 };
@@ -139,7 +139,7 @@ impl Policy {
     /// interval between two powers of two has d steps and the size goes to the next; exact powers
     /// stay.
     #[inline(always)]
-    pub(crate) fn fit(&self, size: u64, align: u64) -> Fit {
+    pub(crate) fn extent(&self, size: u64, align: u64) -> Extent {
         let mut rounded = round_up(size, GRANULE);
         if let Some(config) = &self.roundup
             && size > GRANULE
@@ -150,12 +150,27 @@ impl Policy {
             }
         }
         let align = align.max(GRANULE);
+        // A block that must be found by its alignment may not fit a small segment.
+        let small = rounded + align - GRANULE <= SMALL_LIMIT;
+        let kind = if small { Kind::Small } else { Kind::Large };
+        Extent { kind, units: (rounded >> GRANULE_SHIFT) as u32 }
+    }
+
+    /// Likewise, with all that tells which free blocks may serve the request.
+    #[inline]
+    pub(crate) fn fit(&self, size: u64, align: u64) -> Fit {
+        self.fit_of(self.extent(size, align), size, align)
+    }
+
+    /// Likewise for a request whose block has this size.
+    #[inline]
+    pub(crate) fn fit_of(&self, block: Extent, requested: u64, align: u64) -> Fit {
+        let Extent { kind, units } = block;
         Fit {
-            // A block that must be found by its alignment may not fit a small segment.
-            kind: if rounded + align - GRANULE <= SMALL_LIMIT { Kind::Small } else { Kind::Large },
-            units: (rounded >> GRANULE_SHIFT) as u32,
-            requested: size,
-            align,
+            kind,
+            units,
+            requested,
+            align: align.max(GRANULE),
             rule: self.rule,
             recall_loss: self.thrift.recall_loss,
         }

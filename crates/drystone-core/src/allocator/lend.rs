@@ -13,7 +13,7 @@ use super::Allocator;
 use super::slow::{NoSegment, Quest};
 use crate::device::Device;
 use crate::driver::{Driver, DriverCall, DriverError, DriverErrorKind};
-use crate::heap::{Fit, Handed, Heap, IdleSegment, Located, Segment};
+use crate::heap::{Heap, IdleSegment, Located, Segment};
 use crate::pool::PoolId;
 use crate::ticket::Ticker;
 
@@ -179,7 +179,7 @@ impl<D: Driver> Allocator<D> {
         let block = self.enter(heap, &mut core, segment);
         let handed = heap.hand_out(&mut core, block, fit);
         device.totals.sum_up(heap, &mut core.thresholds);
-        self.note_allocation(device, &core, handed, fit);
+        self.note_allocation(device, &core, handed);
         drop(core);
         let mut lender = from.lock();
         if let Some(key) = lender.key
@@ -210,13 +210,13 @@ impl<D: Driver> Allocator<D> {
             drop(core);
             if let Err(error) = self.wait_on_gpu(quest, &lender) {
                 tracing::warn!(%error, "{} cannot wait", request.stream);
-                self.take_back_lent(&heap, handed, fit);
+                self.take_back_lent(&heap, handed);
                 continue;
             }
             device.counters.borrowed.fetch_add(1, Ordering::Relaxed);
             let mut core = heap.lock();
             device.totals.after_allocation(&heap, &mut core.thresholds, fit.kind);
-            self.note_allocation(device, &core, handed, fit);
+            self.note_allocation(device, &core, handed);
             return Ok(Some(handed.address));
         }
         Ok(None)
@@ -224,12 +224,10 @@ impl<D: Driver> Allocator<D> {
 
     /// Makes a block free again that was carved for a stream that then could not wait for it. It
     /// counts as never handed out.
-    fn take_back_lent(&self, heap: &Heap, handed: Handed, fit: &Fit) {
+    fn take_back_lent(&self, heap: &Heap, block: Located) {
         let mut core = heap.lock();
-        core.take_uses(handed.index);
-        let Handed { index, bytes, .. } = handed;
-        let block = Located { index, kind: fit.kind, bytes, requested: fit.requested };
+        core.take_uses(block.index);
         heap.give(&mut core, block);
-        heap.counters.of(fit.kind).was_not_handed_out(bytes, fit.requested);
+        heap.counters.of(block.kind).was_not_handed_out(block.bytes, block.requested);
     }
 }

@@ -31,7 +31,7 @@ use crate::config::{Backing, Config, ConfigError};
 use crate::device::Device;
 use crate::driver::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use crate::error::{AllocError, InvalidDevice, PointerError};
-use crate::heap::{Fit, Given, Handed, Heap, HeapCore, HeapKey, Located, Locked};
+use crate::heap::{Extent, Fit, Given, Heap, HeapCore, HeapKey, Located, Locked};
 use crate::history::{Action, History, HistoryEvent};
 use crate::meter::Metered;
 use crate::policy::Policy;
@@ -191,31 +191,94 @@ impl<D: Driver> Allocator<D> {
         if request.size > MAX_REQUEST {
             return Err(AllocError::TooLarge { size: request.size });
         }
-        let fit = self.policy.fit(request.size, request.align);
-        let routed;
-        let mut pool = &device.default_pool;
         if device.has_exceptions() {
-            device.stream_is_used(request.stream);
-            if let Some(other) = device.route(request.stream) {
-                routed = other;
-                pool = &routed;
-            }
+            return self.serve_routed(device, &request);
         }
+        self.serve_from(device, &device.default_pool, &request)
+    }
+
+    /// Serves a request while pools are begun or streams have ended.
+    #[cold]
+    fn serve_routed(&self, device: &Device, request: &Request) -> Result<u64, AllocError> {
+        device.stream_is_used(request.stream);
+        match device.route(request.stream) {
+            Some(pool) => self.serve_from(device, &pool, request),
+            None => self.serve_from(device, &device.default_pool, request),
+        }
+    }
+
+    /// Serves a request out of a pool. What is inlined ends with the parked block.
+    #[inline(always)]
+    fn serve_from(
+        &self,
+        device: &Device,
+        pool: &Arc<Pool>,
+        request: &Request,
+    ) -> Result<u64, AllocError> {
+        let size = self.policy.extent(request.size, request.align);
         if let Some(Held { heap, term }) = pool.heap(request.stream) {
             let mut core = heap.lock();
-            if core.is_term(*term)
-                && let Some(handed) = heap.allocate(&mut core, &fit, true)
-            {
-                device.totals.after_allocation(heap, &mut core.thresholds, fit.kind);
-                self.note_allocation(device, &core, handed, &fit);
-                if core.has_pending() && core.looks_at_pending() {
-                    drop(core);
-                    self.settle(device, heap);
+            if core.is_term(*term) {
+                if request.align == GRANULE
+                    && let Some(handed) = heap.reuse(&mut core, size, request.size)
+                {
+                    return Ok(self.handed_out(device, heap, core, handed));
                 }
-                return Ok(handed.address);
+                if let Some(address) = self.serve_filed(device, heap, core, size, request) {
+                    return Ok(address);
+                }
             }
         }
-        self.allocate_slowly(device, pool, &fit, &request)
+        self.allocate_slowly(device, pool, request)
+    }
+
+    /// Serves a request out of the bins of a heap, whose parked block was looked at.
+    #[inline(never)]
+    fn serve_filed(
+        &self,
+        device: &Device,
+        heap: &Heap,
+        mut core: Locked<'_>,
+        size: Extent,
+        request: &Request,
+    ) -> Option<u64> {
+        let fit = self.policy.fit_of(size, request.size, request.align);
+        if core.remaps(size.kind) {
+            return self.serve_in_arena(device, heap, core, &fit);
+        }
+        let handed = heap.allocate_filed(&mut core, &fit)?;
+        Some(self.handed_out(device, heap, core, handed))
+    }
+
+    /// Likewise a large request, out of the arenas of a heap.
+    #[inline(never)]
+    fn serve_in_arena(
+        &self,
+        device: &Device,
+        heap: &Heap,
+        mut core: Locked<'_>,
+        fit: &Fit,
+    ) -> Option<u64> {
+        let handed = heap.allocate_in_arena(&mut core, fit, true)?;
+        Some(self.handed_out(device, heap, core, handed))
+    }
+
+    /// What follows once a block is handed out: its address.
+    #[inline(always)]
+    fn handed_out(
+        &self,
+        device: &Device,
+        heap: &Heap,
+        mut core: Locked<'_>,
+        handed: Located,
+    ) -> u64 {
+        device.totals.after_allocation(heap, &mut core.thresholds, handed.kind);
+        self.note_allocation(device, &core, handed);
+        if core.has_pending() && core.looks_at_pending() {
+            drop(core);
+            self.settle(device, heap);
+        }
+        handed.address
     }
 
     /// Takes a block back, by the address that it was handed out with. Its bytes are reusable in
@@ -226,8 +289,23 @@ impl<D: Driver> Allocator<D> {
         if pointer == 0 {
             return Ok(());
         }
+        if let Some(place) = self.table.find(pointer)
+            && let Some(heap) = self.heaps.get(place.heap)
+        {
+            let mut core = heap.lock();
+            if let Some(block) = core.live(place.segment, pointer, State::Used) {
+                self.give(heap, &mut core, block);
+                return Ok(());
+            }
+        }
+        self.free_or_refuse(pointer)
+    }
+
+    /// Frees a block that a first look did not find, or says why it cannot be freed.
+    #[cold]
+    fn free_or_refuse(&self, pointer: u64) -> Result<(), PointerError> {
         let (heap, mut core, block) = self.locate(pointer)?;
-        self.give(heap, &mut core, pointer, block);
+        self.give(heap, &mut core, block);
         Ok(())
     }
 
@@ -253,20 +331,20 @@ impl<D: Driver> Allocator<D> {
             let (actual, given) = (key.stream, stream);
             return Err(PointerError::WrongStream { pointer, actual, given });
         }
-        self.give(heap, &mut core, pointer, block);
+        self.give(heap, &mut core, block);
         Ok(())
     }
 
     #[inline(always)]
-    fn give(&self, heap: &Heap, core: &mut HeapCore, pointer: u64, block: Located) {
+    fn give(&self, heap: &Heap, core: &mut HeapCore, block: Located) {
         let device = &self.devices[core.key().device.0 as usize];
         let notes = self.takes_notes();
         if notes {
-            self.write_down(Action::FreeRequested, device, core, pointer, &block);
+            self.write_down(Action::FreeRequested, device, core, block);
         }
         let given = heap.give(core, block);
         if notes && given == Given::Free {
-            self.write_down(Action::FreeCompleted, device, core, pointer, &block);
+            self.write_down(Action::FreeCompleted, device, core, block);
         }
         device.totals.after_free(heap, &mut core.thresholds, block.kind);
     }
@@ -290,7 +368,6 @@ impl<D: Driver> Allocator<D> {
     }
 
     /// The used block that starts at `pointer`, with its heap, locked.
-    #[inline(always)]
     fn locate(&self, pointer: u64) -> Result<(&Heap, Locked<'_>, Located), PointerError> {
         if let Some(place) = self.table.find(pointer)
             && let Some(heap) = self.heaps.get(place.heap)
@@ -360,23 +437,14 @@ impl<D: Driver> Allocator<D> {
 
     /// Writes down that a block was handed out.
     #[inline(always)]
-    fn note_allocation(&self, device: &Device, core: &HeapCore, handed: Handed, fit: &Fit) {
+    fn note_allocation(&self, device: &Device, core: &HeapCore, block: Located) {
         if self.takes_notes() {
-            let Handed { index, address, bytes } = handed;
-            let block = Located { index, kind: fit.kind, bytes, requested: fit.requested };
-            self.write_down(Action::Alloc, device, core, address, &block);
+            self.write_down(Action::Alloc, device, core, block);
         }
     }
 
     #[cold]
-    fn write_down(
-        &self,
-        action: Action,
-        device: &Device,
-        core: &HeapCore,
-        address: u64,
-        block: &Located,
-    ) {
+    fn write_down(&self, action: Action, device: &Device, core: &HeapCore, block: Located) {
         if self.is_oversize(block.bytes) {
             let stat = &device.counters.oversize_allocations;
             match action {
@@ -386,7 +454,7 @@ impl<D: Driver> Allocator<D> {
             }
         }
         if self.history.is_on() {
-            self.note(action, core.key(), address, block.requested);
+            self.note(action, core.key(), block.address, block.requested);
         }
     }
 

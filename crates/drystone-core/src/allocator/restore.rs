@@ -35,7 +35,7 @@ impl<D: Driver> Allocator<D> {
             heap.hand_out_exactly(&mut core, place.segment, address, &fit).ok_or_else(not_free)?;
         device.stream_is_used(core.key().stream);
         device.totals.after_allocation(heap, &mut core.thresholds, fit.kind);
-        self.note_allocation(device, &core, handed, &fit);
+        self.note_allocation(device, &core, handed);
         Ok(())
     }
 }

@@ -62,9 +62,9 @@ impl<D: Driver> Allocator<D> {
         &self,
         device: &Device,
         pool: &Arc<Pool>,
-        fit: &Fit,
         request: &Request,
     ) -> Result<u64, AllocError> {
+        let fit = &self.policy.fit(request.size, request.align);
         let mut tries = 0;
         loop {
             let Held { heap, term } = self.heap(device, pool, request.stream)?;
@@ -181,7 +181,7 @@ impl<D: Driver> Allocator<D> {
             return Ok(None);
         };
         device.totals.after_allocation(heap, &mut core.thresholds, fit.kind);
-        self.note_allocation(device, &core, handed, fit);
+        self.note_allocation(device, &core, handed);
         Ok(Some(handed.address))
     }
 
@@ -247,7 +247,7 @@ impl<D: Driver> Allocator<D> {
         }
         let handed = heap.hand_out(&mut core, block, fit);
         device.totals.sum_up(heap, &mut core.thresholds);
-        self.note_allocation(device, &core, handed, fit);
+        self.note_allocation(device, &core, handed);
         Ok(handed.address)
     }
 

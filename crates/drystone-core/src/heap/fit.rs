@@ -1,6 +1,6 @@
 //! Finding a free block for a request, and cutting it to size.
 
-use super::{Handed, Heap, HeapCore};
+use super::{Heap, HeapCore, Located};
 use crate::block::{Block, BlockIndex, NONE, State};
 use crate::units::{GRANULE_SHIFT, Kind};
 
@@ -15,6 +15,14 @@ pub(crate) struct SplitRule {
     pub(crate) max_rounding: u32,
     /// The least remainder of a large block that is split off.
     pub(crate) least_remainder: u32,
+}
+
+/// The size of a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    pub(crate) kind: Kind,
+    /// Granules.
+    pub(crate) units: u32,
 }
 
 /// A request as the block layer sees it. Sizes in granules unless said.
@@ -77,7 +85,7 @@ impl Fit {
 impl HeapCore {
     /// The best fitting free block. Only the smallest that is large enough is considered, as in
     /// torch: if the rules refuse it, larger ones would be refused too.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&mut self, fit: &Fit) -> Option<BlockIndex> {
         self.unpark(fit.kind);
         let index =
@@ -88,7 +96,7 @@ impl HeapCore {
     /// Makes the free block `index`, or the part of it that fits, a used one: its index and address.
     /// The part begins at the first aligned address that is `skip` granules or more from the
     /// block's start.
-    #[inline]
+    #[inline(always)]
     pub(super) fn carve(&mut self, index: BlockIndex, fit: &Fit, skip: u32) -> (BlockIndex, u64) {
         debug_assert!(self.blocks[index].state() == State::Free);
         self.tick += 1;
@@ -122,14 +130,6 @@ impl HeapCore {
         skip - over as u32
     }
 
-    /// Makes a free block that is in no bin a used one as it is: its address.
-    #[inline(always)]
-    pub(super) fn reuse(&mut self, index: BlockIndex, requested: u64) -> u64 {
-        self.tick += 1;
-        self.blocks[index].set_used(requested);
-        self.address_of(index)
-    }
-
     /// Cuts a free block that is in no bin after `units`; gives the part behind, in no bin.
     #[inline]
     pub(super) fn split(&mut self, index: BlockIndex, units: u32) -> BlockIndex {
@@ -157,7 +157,7 @@ impl Heap {
         segment: u32,
         address: u64,
         fit: &Fit,
-    ) -> Option<Handed> {
+    ) -> Option<Located> {
         core.unpark(fit.kind);
         let found = core.segments.get(segment as usize)?.as_ref()?;
         let offset = address.checked_sub(found.base).filter(|&offset| offset < found.bytes())?;

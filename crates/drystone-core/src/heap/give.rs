@@ -9,11 +9,12 @@ use crate::error::PointerError;
 use crate::ticket::Ticker;
 use crate::units::{GRANULE, GRANULE_SHIFT, Kind};
 
-/// A used block that a pointer names.
+/// A used block: one that a pointer names, or that is handed out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Located {
     pub(crate) index: BlockIndex,
     pub(crate) kind: Kind,
+    pub(crate) address: u64,
     /// The block's size in bytes.
     pub(crate) bytes: u64,
     /// What its owner asked for, in bytes.
@@ -33,7 +34,6 @@ impl HeapCore {
     /// The block of this state, used or movable, that starts at `pointer`, in the segment that the
     /// address table named; none if that segment is not around the pointer: not any more, or the
     /// table's page is only partly its own.
-    #[inline(always)]
     pub(crate) fn locate(
         &self,
         at: u32,
@@ -41,8 +41,19 @@ impl HeapCore {
         state: State,
     ) -> Option<Result<Located, PointerError>> {
         let segment = self.segments.get(at as usize)?.as_ref()?;
+        if pointer.wrapping_sub(segment.base) >= segment.bytes() {
+            return None;
+        }
+        let found = self.live(at, pointer, state);
+        Some(found.ok_or_else(|| self.why_not(segment, pointer)))
+    }
+
+    /// Likewise, without a reason where there is none.
+    #[inline(always)]
+    pub(crate) fn live(&self, at: u32, pointer: u64, state: State) -> Option<Located> {
+        let segment = self.segments.get(at as usize)?.as_ref()?;
         let offset = pointer.wrapping_sub(segment.base);
-        if offset >= segment.bytes() {
+        if offset >= segment.bytes() || offset % GRANULE != 0 {
             return None;
         }
         let granule = (offset >> GRANULE_SHIFT) as u32;
@@ -53,13 +64,13 @@ impl HeapCore {
                 index = block.next;
                 continue;
             }
-            if block.offset > granule || block.state() != state || offset % GRANULE != 0 {
+            if block.offset > granule || block.state() != state {
                 break;
             }
             let (kind, bytes, requested) = (segment.kind, block.bytes(), block.requested());
-            return Some(Ok(Located { index, kind, bytes, requested }));
+            return Some(Located { index, kind, address: pointer, bytes, requested });
         }
-        Some(Err(self.why_not(segment, pointer)))
+        None
     }
 
     /// Why a pointer into a segment names no block of the wanted state.
@@ -167,7 +178,7 @@ impl Heap {
             return Given::Pending;
         }
         if core.parks(block) {
-            core.park(block.index, block.kind);
+            core.park(block);
         } else {
             core.make_free(block.index, block.kind);
         }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 
-pub(crate) use fit::{Fit, SplitRule};
+pub(crate) use fit::{Extent, Fit, SplitRule};
 pub(crate) use give::{Given, Located};
 pub(crate) use holes::{FreeRun, Pages};
 use recall::Recalled;
@@ -35,7 +35,7 @@ use crate::pool::PoolId;
 use crate::stats::counters::{HeapCounters, Split};
 use crate::stats::totals::Thresholds;
 use crate::ticket::Ticker;
-use crate::units::{GRANULE, Kind};
+use crate::units::{GRANULE, GRANULE_SHIFT, Kind};
 
 /// Whose memory a heap holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +99,8 @@ pub(crate) struct HeapCore {
     pending: Vec<pending::Pending>,
     split: [Split; 2],
     parked: [park::Parked; 2],
+    /// Counts what changes which blocks are neighbours: each that is filed or unfiled.
+    shape: u64,
     /// Allocations so far: the clock by which idle segments age.
     tick: u64,
     /// Segments that are one free block.
@@ -112,15 +114,6 @@ pub(crate) struct HeapCore {
 
 /// The heap locked: what [`Heap::lock`] gives.
 pub(crate) type Locked<'a> = SpinMutexGuard<'a, HeapCore, SpinThenYield>;
-
-/// A block that was handed out.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Handed {
-    pub(crate) index: BlockIndex,
-    pub(crate) address: u64,
-    /// The block's size in bytes.
-    pub(crate) bytes: u64,
-}
 
 impl Heap {
     /// A heap that is nobody's yet.
@@ -136,26 +129,61 @@ impl Heap {
     /// Hands out the best fitting free block, counted. None if nothing fits. A request that `insists`
     /// on the place that it had the time before gets none either where pages are missing there: the
     /// slow path may bring them back.
-    #[inline(always)]
-    pub(crate) fn allocate(&self, core: &mut HeapCore, fit: &Fit, insists: bool) -> Option<Handed> {
-        let remaps = fit.kind == Kind::Large && core.arenas > 0;
+    pub(crate) fn allocate(
+        &self,
+        core: &mut HeapCore,
+        fit: &Fit,
+        insists: bool,
+    ) -> Option<Located> {
+        let size = Extent { kind: fit.kind, units: fit.units };
         if fit.align == GRANULE
-            && let Some(index) = core.take_parked(fit.units, fit.kind)
+            && let Some(handed) = self.reuse(core, size, fit.requested)
         {
-            let address = core.reuse(index, fit.requested);
-            if remaps {
-                core.note_place(index);
-            }
-            return Some(self.count(core, index, address, fit));
+            return Some(handed);
         }
-        if remaps {
-            return self.allocate_in_arena(core, &fit.in_arena(), insists);
+        if core.remaps(fit.kind) {
+            return self.allocate_in_arena(core, fit, insists);
         }
+        self.allocate_filed(core, fit)
+    }
+
+    /// Hands out the parked block if it has exactly this size, counted.
+    #[inline(always)]
+    pub(crate) fn reuse(
+        &self,
+        core: &mut HeapCore,
+        size: Extent,
+        requested: u64,
+    ) -> Option<Located> {
+        let (index, address) = core.take_parked(size)?;
+        // First this: the processor waits where it reads at once what was written in parts just now.
+        if core.remaps(size.kind) {
+            core.note_place(index);
+        }
+        core.tick += 1;
+        core.blocks[index].set_used(requested);
+        let Extent { kind, units } = size;
+        let bytes = u64::from(units) << GRANULE_SHIFT;
+        self.counters.of(kind).allocated(bytes, requested, core.split_of(kind));
+        Some(Located { index, kind, address, bytes, requested })
+    }
+
+    /// Hands out the best fitting block in the bins, counted: not in arenas of large blocks.
+    #[inline(always)]
+    pub(crate) fn allocate_filed(&self, core: &mut HeapCore, fit: &Fit) -> Option<Located> {
         let index = core.find(fit)?;
         Some(self.hand_out(core, index, fit))
     }
 
-    fn allocate_in_arena(&self, core: &mut HeapCore, fit: &Fit, insists: bool) -> Option<Handed> {
+    /// Hands out a large block of an arena where it belongs, counted. A request that `insists` on its
+    /// place: see [`Heap::allocate`].
+    pub(crate) fn allocate_in_arena(
+        &self,
+        core: &mut HeapCore,
+        fit: &Fit,
+        insists: bool,
+    ) -> Option<Located> {
+        let fit = &fit.in_arena();
         if core.sees_valley(&self.counters) {
             return None;
         }
@@ -173,8 +201,8 @@ impl Heap {
     }
 
     /// Hands out a part of the free block `index`, which is large enough, counted.
-    #[inline]
-    pub(crate) fn hand_out(&self, core: &mut HeapCore, index: BlockIndex, fit: &Fit) -> Handed {
+    #[inline(always)]
+    pub(crate) fn hand_out(&self, core: &mut HeapCore, index: BlockIndex, fit: &Fit) -> Located {
         let (index, address) = core.carve(index, fit, 0);
         self.count(core, index, address, fit)
     }
@@ -186,7 +214,7 @@ impl Heap {
         arena: u32,
         start: u32,
         fit: &Fit,
-    ) -> Option<Handed> {
+    ) -> Option<Located> {
         let run = core.run_at(arena, start)?;
         let skip = start - run.offset;
         if run.units - skip < fit.units_to_find() {
@@ -201,10 +229,11 @@ impl Heap {
     }
 
     #[inline(always)]
-    fn count(&self, core: &HeapCore, index: BlockIndex, address: u64, fit: &Fit) -> Handed {
+    fn count(&self, core: &HeapCore, index: BlockIndex, address: u64, fit: &Fit) -> Located {
+        let Fit { kind, requested, .. } = *fit;
         let bytes = core.blocks[index].bytes();
-        self.counters.of(fit.kind).allocated(bytes, fit.requested, core.split_of(fit.kind));
-        Handed { index, address, bytes }
+        self.counters.of(kind).allocated(bytes, requested, core.split_of(kind));
+        Located { index, kind, address, bytes, requested }
     }
 }
 
@@ -228,6 +257,7 @@ impl HeapCore {
             pending: Vec::new(),
             split: [Split::default(); 2],
             parked: [park::Parked::default(); 2],
+            shape: 0,
             tick: 0,
             idle: 0,
             away: 0,
@@ -313,6 +343,12 @@ impl HeapCore {
         self.term == term
     }
 
+    /// Whether blocks of a kind are placed in arenas, with regard to their pages.
+    #[inline(always)]
+    pub(crate) fn remaps(&self, kind: Kind) -> bool {
+        kind == Kind::Large && self.arenas > 0
+    }
+
     /// The free blocks of a kind that are a part of their segment.
     #[inline]
     pub(crate) fn split_of(&self, kind: Kind) -> Split {
@@ -337,6 +373,7 @@ impl HeapCore {
     /// Puts a free block that is in no bin into its bin.
     #[inline]
     fn file(&mut self, index: BlockIndex, kind: Kind) {
+        self.shape += 1;
         let block = &self.blocks[index];
         if block.prev != 0 || block.next != 0 {
             let split = &mut self.split[kind as usize];
@@ -361,6 +398,7 @@ impl HeapCore {
     /// Takes a free block out of its bin.
     #[inline]
     fn unfile(&mut self, index: BlockIndex, kind: Kind) {
+        self.shape += 1;
         let block = &self.blocks[index];
         if block.prev != 0 || block.next != 0 {
             let split = &mut self.split[kind as usize];

@@ -1,6 +1,6 @@
 //! Movable blocks: marked so that only their id gives them back, and placed where a pass wants them.
 
-use super::{Fit, Handed, Heap, HeapCore, Located, Segment};
+use super::{Fit, Heap, HeapCore, Located, Segment};
 use crate::block::State;
 
 impl Segment {
@@ -26,7 +26,7 @@ impl Heap {
         segment: u32,
         start: u32,
         fit: &Fit,
-    ) -> Option<Handed> {
+    ) -> Option<Located> {
         core.unpark(fit.kind);
         let around = core.segments.get(segment as usize)?.as_ref()?;
         let index = around.around(start, &core.blocks);

@@ -7,7 +7,7 @@
 //! unparks it first, so nothing is ever decided without it. The statistics count it as if it were
 //! merged already.
 
-use super::{HeapCore, Located};
+use super::{Extent, HeapCore, Located};
 use crate::block::{BlockIndex, NONE, State};
 use crate::stats::counters::Split;
 use crate::units::{GRANULE_SHIFT, Kind};
@@ -17,8 +17,14 @@ use crate::units::{GRANULE_SHIFT, Kind};
 pub(super) struct Parked {
     /// The block, or [`NONE`].
     index: BlockIndex,
-    /// The split blocks as they were before the block was counted as merged.
+    /// Its address.
+    address: u64,
+    /// The split blocks as they were before the block was counted as merged, and as they were then.
     before: Split,
+    after: Split,
+    /// The block that was parked last, and the shape of the heap then.
+    known: BlockIndex,
+    shape: u64,
     /// The size, in granules, of the block freed last.
     last: u32,
     /// Whether the latest request had the size of the block freed last: then blocks are parked.
@@ -37,17 +43,30 @@ impl HeapCore {
 
     /// Parks a used block; none is parked.
     #[inline(always)]
-    pub(super) fn park(&mut self, index: BlockIndex, kind: Kind) {
-        let before = self.split[kind as usize];
+    pub(super) fn park(&mut self, block: Located) {
+        let Located { index, kind, .. } = block;
         self.blocks[index].set_parked();
-        self.split[kind as usize] = self.as_if_merged(index, before);
         let parked = &mut self.parked[kind as usize];
         parked.index = index;
-        parked.before = before;
+        // Handed out and given back with nothing filed or unfiled in between, it has the neighbours
+        // that it had.
+        if parked.known != index || parked.shape != self.shape {
+            self.look_around(block);
+        }
+        self.split[kind as usize] = self.parked[kind as usize].after;
+    }
+
+    /// Notes what the parked block would be merged with.
+    fn look_around(&mut self, block: Located) {
+        let Located { index, kind, address, .. } = block;
+        let before = self.split[kind as usize];
+        let after = self.as_if_merged(index, before);
+        let shape = self.shape;
+        let parked = &mut self.parked[kind as usize];
+        *parked = Parked { address, before, after, known: index, shape, ..*parked };
     }
 
     /// The split blocks if a block that is in no bin were merged with its neighbours and filed.
-    #[inline(always)]
     fn as_if_merged(&self, index: BlockIndex, before: Split) -> Split {
         let block = &self.blocks[index];
         let (prev, next) = (block.prev, block.next);
@@ -76,17 +95,18 @@ impl HeapCore {
         Split { blocks: after.blocks + 1, bytes: before.bytes + block.bytes() }
     }
 
-    /// The parked block, no longer parked but free and in no bin, if it has exactly this size.
+    /// The parked block, no longer parked but free and in no bin, if it has exactly this size: its
+    /// index and address.
     #[inline(always)]
-    pub(super) fn take_parked(&mut self, units: u32, kind: Kind) -> Option<BlockIndex> {
-        let parked = &mut self.parked[kind as usize];
-        parked.on = parked.last == units;
+    pub(super) fn take_parked(&mut self, size: Extent) -> Option<(BlockIndex, u64)> {
+        let parked = &mut self.parked[size.kind as usize];
+        parked.on = parked.last == size.units;
         if parked.index == NONE || !parked.on {
             return None;
         }
         let index = std::mem::replace(&mut parked.index, NONE);
-        self.split[kind as usize] = parked.before;
-        Some(index)
+        self.split[size.kind as usize] = parked.before;
+        Some((index, parked.address))
     }
 
     /// Merges the parked block of a kind with its neighbours and files it, if there is one.

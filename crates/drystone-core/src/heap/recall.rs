@@ -34,6 +34,8 @@ pub(super) struct Recall {
     record: Vec<Entry>,
     /// How many blocks were handed out.
     written: u32,
+    /// The sizes of the last ones, from the oldest.
+    last: [u32; CONTEXT - 1],
     /// The number of the entry that is expected to come again next.
     expected: Option<u32>,
     /// For each hash of [`CONTEXT`] sizes in a row, the number of the latest entry that ended one.
@@ -59,10 +61,7 @@ impl Recall {
 
     /// The sizes that end with `units` now.
     fn context(&self, units: u32) -> [u32; CONTEXT] {
-        std::array::from_fn(|at| match CONTEXT - 1 - at {
-            0 => units,
-            before => self.units(self.written.wrapping_sub(before as u32)),
-        })
+        std::array::from_fn(|at| self.last.get(at).copied().unwrap_or(units))
     }
 
     fn units(&self, number: u32) -> u32 {
@@ -116,6 +115,8 @@ impl Recall {
             None => self.record.push(entry),
         }
         self.written = self.written.wrapping_add(1);
+        self.last.rotate_left(1);
+        self.last[CONTEXT - 2] = entry.units;
     }
 }
 

@@ -271,6 +271,7 @@ impl HeapCore {
     }
 
     /// The address of a block.
+    #[inline]
     pub(crate) fn address_of(&self, index: BlockIndex) -> u64 {
         let block = &self.blocks[index];
         self.segment(block.segment()).base + (u64::from(block.offset) << GRANULE_SHIFT)

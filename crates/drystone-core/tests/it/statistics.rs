@@ -39,6 +39,30 @@ fn a_free_part_of_a_segment_is_split_and_a_whole_one_is_not() {
 }
 
 #[test]
+fn a_block_freed_again_is_counted_with_the_neighbours_of_now() {
+    let mut world = World::plain(64 * MIB, "backing:malloc");
+    let split =
+        |world: &World| (now(world, Metric::InactiveSplit), now(world, Metric::InactiveSplitBytes));
+    let sizes = [256, 512, 256, 512, 504].map(|kib| kib * KIB);
+    let [b, c, _, h, _] = sizes.map(|size| world.allocate(D0, A, size).unwrap());
+    assert_eq!(split(&world), (1, 8 * KIB));
+    // Twice, so that it is kept as it is for the next request of its size.
+    for _ in 0..2 {
+        world.free(b);
+        assert_eq!(split(&world), (2, 264 * KIB));
+        assert_eq!(world.allocate(D0, A, 256 * KIB), Ok(b));
+    }
+    world.allocate(D0, A, 8 * KIB).unwrap();
+    world.free(c);
+    world.free(h);
+    assert_eq!(world.allocate(D0, A, 512 * KIB), Ok(h));
+    assert_eq!(split(&world), (1, 512 * KIB));
+    world.free(b);
+    assert_eq!(split(&world), (1, 768 * KIB), "one with what was freed behind it");
+    world.finish();
+}
+
+#[test]
 fn a_pending_block_is_active_but_not_allocated() {
     over_both(|backing| {
         let mut world = World::plain(64 * MIB, backing);

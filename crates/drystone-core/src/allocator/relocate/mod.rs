@@ -195,7 +195,7 @@ impl<D: Driver> Allocator<D> {
             let found = heap.hand_out_movable(&mut core, placed.segment, placed.start, fit);
             let Some(handed) = found else { break };
             device.totals.after_allocation(heap, &mut core.thresholds, fit.kind);
-            self.note_allocation(device, &core, handed, fit);
+            self.note_allocation(device, &core, handed);
             places.push(handed.address);
         }
         if places.len() == group.len() {
@@ -208,7 +208,7 @@ impl<D: Driver> Allocator<D> {
     /// Takes the movable block at an address back. The address is known to be one's, or null.
     fn give_movable(&self, address: u64) {
         if let Ok((heap, mut core, block)) = self.locate_again(address, State::Movable) {
-            self.give(heap, &mut core, address, block);
+            self.give(heap, &mut core, block);
         }
     }
 }

@@ -73,7 +73,7 @@ impl<D: Driver> Allocator<D> {
         self.bring(store, quest, window, parts, |core| {
             let handed = quest.heap.hand_out_at(core, arena, window.start, quest.fit);
             address = handed.map(|handed| {
-                self.note_allocation(quest.device, core, handed, quest.fit);
+                self.note_allocation(quest.device, core, handed);
                 handed.address
             });
         })?;
