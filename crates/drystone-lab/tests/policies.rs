@@ -10,10 +10,24 @@ use drystone_trace::{Limits, Trace, read_trace, read_trace_bytes};
 
 const DEVICE: DeviceId = DeviceId(0);
 
+/// Policies with options by which small programs meet what large ones do by default.
+const VARIANTS: [&str; 8] = [
+    "bfc:garbage_collection=false,fragmentation_fraction=1%",
+    "gmlake:fragLimit=2MiB",
+    "gmlake:fragLimit=2MiB,defragLevel=1",
+    "gmlake:fragLimit=2MiB,reAlloc=1,reuseLimit=1,autoGC=1",
+    "paddle-vmm:large_pool_handle_size_in_mb=2,small_allocation_threshold_in_mb=0",
+    "paddle-vmm:remap_on_oom=false",
+    "dali-vm:block_size=2MiB",
+    "dali-vm:avoid_upstream=true,block_size=4MiB",
+];
+
 /// Those that run on the simulated device.
 fn policies() -> impl Iterator<Item = (&'static PolicyInfo, PolicySpec)> {
     let simulated = POLICIES.iter().filter(|info| info.needs != Needs::RealDevice);
-    simulated.map(|info| (info, PolicySpec::plain(info).unwrap()))
+    let plain = simulated.map(|info| PolicySpec::plain(info).unwrap());
+    let others = VARIANTS.iter().map(|text| text.parse().unwrap());
+    plain.chain(others).map(|spec: PolicySpec| (spec.info, spec))
 }
 
 /// A small generator of random numbers (xorshift64*), the same on every machine.

@@ -3,14 +3,17 @@
 //! To add a policy, write a file beside `drystone.rs` that ends in a [`PolicyInfo`], and
 //! name it in [`POLICIES`].
 
+mod bfc;
 mod buddy;
 mod cub;
 mod cuda_async;
 mod cudamalloc;
 mod cupy;
+mod dali_vm;
 mod drystone;
+mod gmlake;
 mod optimal;
-#[allow(dead_code, unused_imports)] // Until the baselines that use them are all here.
+mod paddle_vmm;
 mod parts;
 mod pytorch;
 mod rmm_arena;
@@ -32,11 +35,15 @@ pub static POLICIES: &[PolicyInfo] = &[
     pytorch::NATIVE,
     pytorch::EXPANDABLE,
     cuda_async::INFO,
+    bfc::INFO,
     rmm_pool::INFO,
     rmm_arena::INFO,
     rmm_binning::INFO,
     cub::INFO,
     cupy::INFO,
+    gmlake::INFO,
+    paddle_vmm::INFO,
+    dali_vm::INFO,
     buddy::INFO,
     tlsf::INFO,
     cudamalloc::INFO,

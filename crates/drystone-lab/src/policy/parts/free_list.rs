@@ -80,6 +80,42 @@ impl FreeList {
         Some(span)
     }
 
+    /// Takes `bytes` at a multiple of `align` out of the smallest span that has room for them, the
+    /// lowest of several; their address.
+    pub(in crate::policy) fn fit_aligned(&mut self, bytes: u64, align: u64) -> Option<u64> {
+        let place = |address: u64| address.next_multiple_of(align);
+        let fits = |&&(size, address): &&(u64, u64)| place(address) - address + bytes <= size;
+        let &(_, address) = self.by_size.range((bytes, 0)..).find(fits)?;
+        self.carve(place(address), bytes);
+        Some(place(address))
+    }
+
+    /// Whether all of a range is free, in one span.
+    pub(in crate::policy) fn covers(&self, address: u64, bytes: u64) -> bool {
+        let span = self.by_address.range(..=address).next_back();
+        span.is_some_and(|(_, span)| span.end() >= address + bytes)
+    }
+
+    /// Takes a range out of the span that covers it; nothing happens if none does.
+    pub(in crate::policy) fn carve(&mut self, address: u64, bytes: u64) {
+        if !self.covers(address, bytes) {
+            return;
+        }
+        let start = self.by_address.range(..=address).next_back().map(|(&start, _)| start);
+        let Some(mut span) = start.and_then(|start| self.remove(start)) else { return };
+        let mut middle = span.cut(address - span.address);
+        let after = middle.as_mut().and_then(|middle| middle.cut(bytes));
+        for rest in [Some(span), after].into_iter().flatten().filter(|rest| rest.bytes > 0) {
+            self.by_address.insert(rest.address, rest);
+            self.by_size.insert((rest.bytes, rest.address));
+        }
+    }
+
+    /// The spans from the largest to the smallest.
+    pub(in crate::policy) fn largest_first(&self) -> impl Iterator<Item = Span> {
+        self.by_size.iter().rev().filter_map(|(_, address)| self.by_address.get(address).copied())
+    }
+
     /// Bytes of the largest span; 0 if there is none.
     pub(in crate::policy) fn largest(&self) -> u64 {
         self.by_size.last().map_or(0, |&(bytes, _)| bytes)
@@ -139,6 +175,23 @@ mod tests {
         let mut rest = span(300, 30);
         assert_eq!(rest.cut(10), Some(span(310, 20)));
         assert_eq!((rest, rest.cut(10)), (span(300, 10), None));
+    }
+
+    #[test]
+    fn ranges_are_taken_out_of_spans() {
+        let mut list = FreeList::default();
+        list.insert(Span { head: true, ..span(100, 100) });
+        assert!(list.covers(100, 100) && !list.covers(100, 101) && !list.covers(99, 2));
+        list.carve(140, 20);
+        list.carve(90, 20);
+        let left = [Span { head: true, ..span(100, 40) }, span(160, 40)];
+        assert_eq!(list.iter().copied().collect::<Vec<_>>(), left);
+        list.carve(100, 40);
+        assert_eq!(list.fit_aligned(20, 64), None, "192 is too far up");
+        assert_eq!(list.fit_aligned(8, 64), Some(192));
+        list.insert(span(300, 50));
+        let sizes: Vec<_> = list.largest_first().map(|span| span.bytes).collect();
+        assert_eq!(sizes, [50, 32]);
     }
 
     #[test]

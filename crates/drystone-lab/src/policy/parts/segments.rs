@@ -47,17 +47,6 @@ impl Segments {
     pub(in crate::policy) fn bytes_of(&self, address: u64) -> Option<u64> {
         self.held.get(&address).map(|&(_, bytes)| bytes)
     }
-
-    /// The segment in which an address lies: its start and its bytes.
-    pub(in crate::policy) fn around(&self, address: u64) -> Option<(u64, u64)> {
-        let (&start, &(_, bytes)) = self.held.range(..=address).next_back()?;
-        (address - start < bytes).then_some((start, bytes))
-    }
-
-    /// Bytes held of a device.
-    pub(in crate::policy) fn bytes(&self, device: DeviceId) -> u64 {
-        self.held.values().filter(|held| held.0 == device).map(|held| held.1).sum()
-    }
 }
 
 impl Drop for Segments {
