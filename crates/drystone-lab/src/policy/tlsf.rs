@@ -1,17 +1,17 @@
 //! `tlsf`: the two-level segregated fit of Masmano, Ripoll, Crespo and Real, over areas from
 //! `cudaMalloc`.
 //!
-//! After "TLSF: a new dynamic memory allocator for real-time systems" (ECRTS 2004). Free blocks are
-//! in lists by size: powers of two, each cut into 32 equal ranges. A request takes the first block
-//! of the first list in which every block is large enough (good fit), found in two bitmaps; the
-//! rest goes back to its list; a freed block is joined with its free neighbours at once and comes
-//! first in its list. All in a fixed number of steps. There is no original over GPU memory, so what
-//! a GPU needs is as in other pools here: each stream has lists of its own, sizes are multiples of
-//! 512 bytes, an area has `area_size` bytes, or the block's if that is more, and areas that are
-//! free as a whole go back when the device is full.
+//! After "TLSF: a new dynamic memory allocator for real-time systems" (ECRTS 2004) and the authors'
+//! release 2.4.6. Free blocks are in lists by size: powers of two, each cut into 32 equal ranges. A
+//! request is rounded up to the start of a range, so that every block of its list is large enough
+//! (good fit); it takes the first block of the first list that is not empty, found in two bitmaps.
+//! The rest goes back to its list; a freed block is joined with its free neighbours at once and
+//! comes first in its list. All in a fixed number of steps. There is no original over GPU memory,
+//! so what a GPU needs is as in other pools here: each stream has lists of its own, sizes are
+//! multiples of 512 bytes, an area has `area_size` bytes, or the block's if that is more, and areas
+//! that are free as a whole go back when the device is full.
 //!
-//! Left out: headers in the memory, which the host cannot write; and that later releases (2.4)
-//! round the block itself up to its list, where the paper rounds only the search.
+//! Left out: headers in the memory, which the host cannot write.
 
 use std::sync::Arc;
 
@@ -69,11 +69,11 @@ impl List {
         let range = (bytes >> (power - RANGES_LOG2)) as usize - RANGES;
         List { power: power as usize, range }
     }
+}
 
-    /// The first list in which every block has `bytes`.
-    fn above(bytes: u64) -> List {
-        List::of(bytes + ((1 << (bytes.ilog2() - RANGES_LOG2)) - 1))
-    }
+/// The least size that is not below `bytes` and starts a range.
+fn rounded(bytes: u64) -> u64 {
+    bytes.next_multiple_of((1 << (bytes.ilog2() - RANGES_LOG2)).max(GRANULE))
 }
 
 /// What is known of a chunk.
@@ -224,10 +224,10 @@ impl Policy for Tlsf {
         if size == 0 {
             return Ok(0);
         }
-        let bytes = size.next_multiple_of(GRANULE);
+        let bytes = rounded(size.max(GRANULE));
         let place = self.heaps.place(device, stream);
         let heap = self.heaps.at(place);
-        let id = match heap.find(List::above(bytes)) {
+        let id = match heap.find(List::of(bytes)) {
             Some(id) => {
                 heap.remove(&mut self.chunks, id);
                 id
@@ -299,18 +299,16 @@ mod tests {
         assert_eq!(List::of(MIB), list(20, 0));
         assert_eq!(List::of(MIB + MIB / 32), list(20, 1));
         assert_eq!(List::of(MIB + MIB / 32 - 512), list(20, 0));
-        assert_eq!(List::above(MIB), list(20, 0));
-        assert_eq!(List::above(MIB + 512), list(20, 1));
-        assert_eq!(List::above(2 * MIB - 512), list(21, 0));
     }
 
     #[test]
     fn every_block_of_the_list_that_is_searched_fits() {
-        for bytes in (512..200_000).step_by(512).chain((MIB..4 * MIB).step_by(12_800)) {
-            let List { power, range } = List::above(bytes);
+        for bytes in (1..200_000).chain((MIB..4 * MIB).step_by(12_345)) {
+            let (bytes, size) = (rounded(bytes.max(GRANULE)), bytes);
+            let List { power, range } = List::of(bytes);
             let least = (1u64 << power) + ((range as u64) << (power as u32 - RANGES_LOG2));
-            assert!(least >= bytes, "{bytes}");
-            assert!(least - bytes < bytes.next_power_of_two() / 16, "{bytes}");
+            assert_eq!((least, bytes % GRANULE), (bytes, 0), "{size}");
+            assert!(bytes >= size && bytes - size < GRANULE.max(size / 32 + 1), "{size}: {bytes}");
         }
     }
 
@@ -321,9 +319,8 @@ mod tests {
         tlsf.free(blocks[1]).unwrap();
         tlsf.free(blocks[3]).unwrap();
         assert_eq!(tlsf.allocate(MIB, DEVICE, STREAM), Ok(blocks[3]));
-        // Not found: the free MiB is in the list of those that may be smaller.
         assert_eq!(tlsf.allocate(MIB - 512, DEVICE, STREAM), Ok(blocks[1]));
-        assert_eq!(tlsf.block_bytes(blocks[1]), Some(MIB - 512));
+        assert_eq!(tlsf.block_bytes(blocks[1]), Some(MIB), "rounded up by 1/32 at most");
     }
 
     #[test]
@@ -347,7 +344,9 @@ mod tests {
     #[test]
     fn a_block_larger_than_an_area_has_one_of_its_size() {
         let (mut tlsf, sim) = tlsf(2 * MIB, 1 << 30);
-        tlsf.allocate(3 * MIB + 100, DEVICE, STREAM).unwrap();
-        assert_eq!(sim.usage(DEVICE).unwrap().taken, 3 * MIB + 512);
+        let block = tlsf.allocate(3 * MIB + 100, DEVICE, STREAM).unwrap();
+        assert_eq!(sim.usage(DEVICE).unwrap().taken, 3 * MIB + MIB / 16);
+        tlsf.free(block).unwrap();
+        assert_eq!(tlsf.allocate(3 * MIB + 100, DEVICE, STREAM), Ok(block), "and finds it again");
     }
 }
