@@ -38,6 +38,26 @@ CASES = [
 ]
 
 
+def random_case(draw: random.Random) -> tuple[str, int]:
+    """Options at random, each more often left out than not, and a device for them."""
+    large = draw.choice([11, 16, 20, 32, 40])
+    options = {
+        "large_segment_size_mb": str(large),
+        "max_split_size_mb": str(large + int(2 ** draw.uniform(0, 7)) - 1),
+        "max_non_split_rounding_mb": str(large + int(2 ** draw.uniform(0, 6)) - 1),
+        "roundup_power2_divisions": draw.choice(["2", "4", "8", "16", "64", "[2:4,8:1,32:8,>:2]"]),
+        "garbage_collection_threshold": f"{draw.uniform(0.05, 0.95):.3f}",
+        "per_process_memory_fraction": f"{draw.uniform(0.3, 1):.3f}",
+    }
+    chosen = {key: value for key, value in options.items() if draw.random() < 0.45}
+    if "large_segment_size_mb" not in chosen:
+        # The sizes that it bounds are then to be at least 20 MiB.
+        for key in ("max_split_size_mb", "max_non_split_rounding_mb"):
+            if key in chosen:
+                chosen[key] = str(max(20, int(chosen[key])))
+    return ",".join(f"{key}:{value}" for key, value in chosen.items()), draw.randrange(96, 1536)
+
+
 class Entry(ctypes.Structure):
     """A line of the fake's ledger."""
 
@@ -145,6 +165,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="runs of each case")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--steps", type=int, default=1000, help="requests and frees of a run")
+    random_help = "so many cases with random options in place of the usual ones"
+    parser.add_argument("--options", type=int, metavar="N", help=random_help)
     parser.add_argument("--case", nargs=2, metavar=("POLICY", "OPTIONS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     seeds = range(given.first, given.first + given.seeds)
@@ -157,7 +179,10 @@ def main() -> None:
     fake = build(given.out.resolve().parent)
     given.out.write_text("")
     again = [f"--{key}={getattr(given, key)}" for key in ("seeds", "first", "steps")]
-    for options, capacity in CASES:
+    cases = CASES
+    if given.options:
+        cases = [random_case(random.Random(given.first + n)) for n in range(given.options)]
+    for options, capacity in cases:
         for policy, switch in (("pytorch", ""), ("pytorch-expandable", "expandable_segments:True")):
             conf = ",".join(filter(None, (options, switch)))
             environment = {"FAKE_CAPACITY": str(capacity * MIB), "LD_PRELOAD": str(fake)}

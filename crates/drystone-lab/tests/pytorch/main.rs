@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use drystone_core::{DeviceId, Driver, StreamId};
-use drystone_lab::{PolicySpec, SimTarget, Target, replay};
+use drystone_lab::{PolicySpec, Refusal, SimTarget, Target, replay};
 use drystone_trace::{Event, Limits, Op, Trace, read_trace};
 use ledger::{Entry, Ledger, Placement};
 
@@ -92,5 +92,49 @@ fn peaks_are_those_recorded_on_the_simulated_device_too() {
             assert_eq!(metrics.oom, None, "{name}, {policy}");
             assert_eq!(metrics.peak_reserved_bytes, recorded - one_segment, "{name}, {policy}");
         }
+    }
+}
+
+/// With little more memory than is live, or with options by which memory comes and goes.
+#[test]
+fn nobody_else_writes_to_a_block() {
+    let trace = trace("prefetch_streams");
+    let live = trace.peak_live_bytes() as f64;
+    let options = "max_split_size_mb=24,per_process_memory_fraction=0.95,\
+                   garbage_collection_threshold=0.7";
+    for (policy, capacity, gives_back) in [
+        ("pytorch", 1.62, false),
+        ("pytorch", 1.3, true),
+        ("pytorch-expandable", 1.06, false),
+        ("pytorch-expandable", 1.02, true),
+        (&format!("pytorch:{options}"), 1.5, true),
+        (&format!("pytorch-expandable:{options}"), 1.12, true),
+    ] {
+        let capacity = (live * capacity) as u64;
+        let target = SimTarget { capacity, stamps: true, ..SimTarget::default() };
+        let spec: PolicySpec = policy.parse().unwrap();
+        let replayed = replay(&trace, &spec, &Target::Sim(target), &mut |_| {});
+        let metrics = replayed.unwrap_or_else(|error| panic!("{policy}: {error}")).metrics;
+        assert_eq!(metrics.oom, None, "{policy}");
+        assert!(metrics.peak_reserved_bytes <= capacity, "{policy}");
+        assert_eq!(metrics.counters["device_frees"] > 0, gives_back, "{policy}");
+    }
+}
+
+#[test]
+fn what_is_not_asked_of_the_device() {
+    let ledger = Arc::new(Ledger::new(1 << 30, Placement::Rising));
+    for policy in ["pytorch", "pytorch-expandable"] {
+        let spec: PolicySpec = policy.parse().unwrap();
+        let mut policy = (spec.make)(Arc::clone(&ledger) as Arc<dyn Driver>).unwrap();
+        let mut ask = |size, device| policy.allocate(size, DeviceId(device), StreamId(0));
+        assert_eq!(ask(0, 0), Ok(0));
+        let words = "CUDA out of memory. Tried to allocate more than 1EB memory.";
+        assert_eq!(ask(1 << 60, 0), Err(Refusal::OutOfMemory(words.into())));
+        assert_eq!(ask(u64::MAX, 0), Err(Refusal::OutOfMemory(words.into())));
+        assert_eq!(ask(1, 1), Err(Refusal::Broken("there is no device 1".into())));
+        assert_eq!(policy.free(0), Ok(()));
+        assert!(policy.free(512).unwrap_err().contains("0x200"));
+        assert_eq!((ledger.entries(), ledger.held()), (Vec::new(), 0));
     }
 }

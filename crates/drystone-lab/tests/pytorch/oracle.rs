@@ -1,5 +1,5 @@
 //! The two policies against answers of PyTorch's own allocator, block for block: each address, each
-//! call to the device, each message at out of memory. `tests/oracle` says where the answers are from.
+//! call to the device, each message at out of memory. `tests/oracle` says where they are from.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
