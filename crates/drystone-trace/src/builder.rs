@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use crate::dropped::{Dropped, Oddity};
+use crate::dropped::{Dropped, Finding, Oddity};
 use crate::error::{Position, TraceError};
 use crate::event::{Event, NO_BLOCK, Op, Trace};
 use crate::limits::{Budget, Exceeded, LimitKind, Limits};
@@ -41,8 +41,9 @@ struct Block {
     state: State,
 }
 
-/// What a hash map takes for each block or stream, about: key, value, control byte, slack.
-const MAP_ENTRY_BYTES: u64 = 64;
+/// What a hash map takes at most for each block or stream: 33 bytes for key, value and control byte,
+/// up to 2.3 times that after it has doubled, and the old half while it does.
+const MAP_ENTRY_BYTES: u64 = 112;
 
 /// Collects the events of one trace.
 #[derive(Debug)]
@@ -63,6 +64,11 @@ pub(crate) struct Builder {
 
 impl Builder {
     pub(crate) fn new(limits: &Limits) -> Self {
+        Self::within(limits, Budget::new(limits))
+    }
+
+    /// With an account that has other memory on it.
+    pub(crate) fn within(limits: &Limits, budget: Budget) -> Self {
         Builder {
             events: Vec::new(),
             blocks: HashMap::new(),
@@ -73,8 +79,13 @@ impl Builder {
             next_id: 0,
             last_t: 0,
             max_events: limits.max_events,
-            budget: Budget::new(limits),
+            budget,
         }
+    }
+
+    /// So many bytes of text were read so far.
+    pub(crate) fn seen(&mut self, text: u64) {
+        self.budget.seen(text);
     }
 
     /// Events so far.
@@ -84,6 +95,11 @@ impl Builder {
 
     pub(crate) fn note(&mut self, oddity: Oddity, at: Position) {
         self.dropped.note(oddity, at);
+    }
+
+    /// Counts what was found before.
+    pub(crate) fn add(&mut self, found: Finding) {
+        self.dropped.add(found);
     }
 
     /// Whether the last block of `key` is live: `None` if there never was one.

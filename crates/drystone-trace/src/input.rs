@@ -1,8 +1,10 @@
 //! Bytes of an input, decompressed as they are read, never more than the limits allow.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, ErrorKind, Read};
 use std::path::Path;
+use std::rc::Rc;
 
 use crate::error::{Compression, Position, TraceError};
 use crate::limits::{Budget, Exceeded, LimitKind, Limits};
@@ -21,6 +23,23 @@ pub(crate) struct Input<'a> {
     head_used: usize,
     taken: u64,
     allowed: u64,
+    /// Bytes of the file itself that were read.
+    raw: Rc<Cell<u64>>,
+    limits: Limits,
+}
+
+/// Counts what is read.
+struct Counted<R> {
+    inner: R,
+    count: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.count.set(self.count.get() + n as u64);
+        Ok(n)
+    }
 }
 
 impl<'a> Input<'a> {
@@ -45,7 +64,9 @@ impl<'a> Input<'a> {
     }
 
     /// Reads from anything.
-    pub(crate) fn new(mut raw: impl Read + 'a, limits: &Limits) -> Result<Self, TraceError> {
+    pub(crate) fn new(raw: impl Read + 'a, limits: &Limits) -> Result<Self, TraceError> {
+        let count = Rc::new(Cell::new(0));
+        let mut raw = Counted { inner: raw, count: Rc::clone(&count) };
         let mut start = Vec::new();
         (&mut raw)
             .take(XZ_MAGIC.len() as u64)
@@ -81,6 +102,8 @@ impl<'a> Input<'a> {
             head_used: 0,
             taken: 0,
             allowed: limits.max_decompressed_bytes,
+            raw: count,
+            limits: limits.clone(),
         };
         input.fill_head()?;
         Ok(input)
@@ -145,11 +168,20 @@ impl<'a> Input<'a> {
             }
         };
         self.taken += n as u64;
-        if self.taken > self.allowed {
-            let exceeded = Exceeded { kind: LimitKind::DecompressedBytes, allowed: self.allowed };
-            return Err(exceeded.at(Position::Byte(self.allowed)));
+        let allowed = match self.compression {
+            None => self.allowed,
+            Some(_) => self.allowed.min(self.limits.unfolded(self.raw.get())),
+        };
+        if self.taken > allowed {
+            let exceeded = Exceeded { kind: LimitKind::DecompressedBytes, allowed };
+            return Err(exceeded.at(Position::Byte(allowed)));
         }
         Ok(n)
+    }
+
+    /// Bytes read so far, after decompression.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     fn failed(&self, source: io::Error) -> TraceError {

@@ -31,6 +31,21 @@ pub struct Limits {
     pub max_depth: u32,
     /// Values in a pickle. Default, and most that can be: 2^28 - 1.
     pub max_objects: u64,
+    /// Bytes that any input may take before the two ratios below count. Default 64 MiB.
+    pub free_bytes: u64,
+    /// Bytes of memory for each byte of a CSV, a log or a pickle, above `free_bytes`. What a real job
+    /// records takes less. Default 4.
+    pub max_memory_ratio: u64,
+    /// Bytes after decompression (of a native trace: of events) for each byte of the file, above
+    /// `free_bytes`. Default 16,384: more than any real trace shrinks, less than a bomb.
+    pub max_expansion: u64,
+}
+
+impl Limits {
+    /// What a file of which so many bytes were read may have unfolded to.
+    pub(crate) fn unfolded(&self, file: u64) -> u64 {
+        self.free_bytes.saturating_add(self.max_expansion.saturating_mul(file))
+    }
 }
 
 impl Default for Limits {
@@ -43,6 +58,9 @@ impl Default for Limits {
             max_string_bytes: 16 << 20,
             max_depth: 256,
             max_objects: (1 << 28) - 1,
+            free_bytes: 64 << 20,
+            max_memory_ratio: 4,
+            max_expansion: 16_384,
         }
     }
 }
@@ -54,8 +72,9 @@ pub enum LimitKind {
     /// [`Limits::max_events`].
     Events,
     /// [`Limits::max_decompressed_bytes`], or the 4 GiB that a pickle can have at most.
+    /// Also [`Limits::max_expansion`].
     DecompressedBytes,
-    /// [`Limits::max_memory_bytes`], or the machine has no more.
+    /// [`Limits::max_memory_bytes`], [`Limits::max_memory_ratio`], or the machine has no more.
     Memory,
     /// [`Limits::max_line_bytes`].
     LineBytes,
@@ -103,11 +122,29 @@ impl Exceeded {
 pub(crate) struct Budget {
     used: u64,
     max: u64,
+    limits: Limits,
 }
 
 impl Budget {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Budget { used: 0, max: limits.max_memory_bytes }
+        Budget { used: 0, max: limits.max_memory_bytes, limits: limits.clone() }
+    }
+
+    /// So many bytes of text were read so far: from now on the memory is held against them, too.
+    pub(crate) fn seen(&mut self, text: u64) {
+        let Limits { free_bytes, max_memory_ratio, max_memory_bytes, .. } = self.limits;
+        let allowed = free_bytes.saturating_add(max_memory_ratio.saturating_mul(text));
+        self.max = allowed.min(max_memory_bytes);
+    }
+
+    /// Bytes that are accounted for.
+    pub(crate) fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// The limits for what comes after this, of which `kept` bytes stay.
+    pub(crate) fn left(&self, kept: u64) -> Limits {
+        Limits { max_memory_bytes: self.max.saturating_sub(kept), ..self.limits.clone() }
     }
 
     /// Accounts for `bytes` more, or says that they may not be taken.
@@ -126,7 +163,7 @@ impl Budget {
         self.used -= (vec.capacity() * size_of::<T>()) as u64;
     }
 
-    /// Makes room for `extra` more items. Grows by a quarter, not by doubling: the slack counts as
+    /// Makes room for `extra` more items. Grows by an eighth, not by doubling: the slack counts as
     /// memory held, and the readers promise a small multiple of the input.
     pub(crate) fn reserve<T>(&mut self, vec: &mut Vec<T>, extra: usize) -> Result<(), Exceeded> {
         if vec.capacity() - vec.len() >= extra {
@@ -140,7 +177,7 @@ impl Budget {
         let refused = Exceeded { kind: LimitKind::Memory, allowed: self.max };
         let capacity = vec.capacity();
         let wanted = vec.len().checked_add(extra).ok_or(refused)?;
-        let target = wanted.max(capacity.saturating_add(capacity / 4)).max(16);
+        let target = wanted.max(capacity.saturating_add(capacity / 8)).max(16);
         let bytes = ((target - capacity) as u64).saturating_mul(size_of::<T>() as u64);
         self.charge(bytes)?;
         vec.try_reserve_exact(target - vec.len()).map_err(|_| refused)

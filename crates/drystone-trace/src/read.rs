@@ -88,7 +88,8 @@ pub fn read_snapshot_from(from: impl Read, limits: &Limits) -> Result<Snapshot, 
 
 fn trace_from(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trace, TraceError> {
     if is_pickle(input.head()) {
-        return snapshot_from(input, limits)?.to_trace(name, limits);
+        let (snapshot, left) = Snapshot::read(input, limits)?;
+        return snapshot.to_trace(name, &left);
     }
     run_from(input, name, limits).map(|run| run.trace)
 }
@@ -96,7 +97,8 @@ fn trace_from(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trace, Tr
 fn run_from(input: Input<'_>, name: &str, limits: &Limits) -> Result<Run, TraceError> {
     let head = input.head();
     if is_pickle(head) {
-        return snapshot_from(input, limits)?.into_run(name, limits);
+        let (snapshot, left) = Snapshot::read(input, limits)?;
+        return snapshot.into_run(name, &left);
     }
     if native::is_native(head) {
         return native::read(input, name, limits);
@@ -115,7 +117,10 @@ fn is_pickle(head: &[u8]) -> bool {
 }
 
 fn snapshot_from(input: Input<'_>, limits: &Limits) -> Result<Snapshot, TraceError> {
-    if is_pickle(input.head()) { Snapshot::read(input, limits) } else { Err(unknown(&input)) }
+    if !is_pickle(input.head()) {
+        return Err(unknown(&input));
+    }
+    Snapshot::read(input, limits).map(|(snapshot, _)| snapshot)
 }
 
 pub(crate) fn unknown(input: &Input<'_>) -> TraceError {

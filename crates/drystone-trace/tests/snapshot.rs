@@ -180,7 +180,7 @@ fn a_wrong_type_is_an_error_with_the_path_to_it() {
     };
     let in_block = |bad: Val| whole(vec![segment(0, 0, 0, vec![bad])], vec![]);
     for (value, path, found) in [
-        (Val::List(vec![]), "the whole", "list"),
+        (Val::List(vec![Val::None]), "segments[0]", "None"),
         (dict([("segments", 5.into())]), "segments", "int 5"),
         (dict([("device_traces", dict([]))]), "device_traces", "dict"),
         (dict([("device_traces", Val::List(vec![1.into()]))]), "device_traces[0]", "int 1"),
@@ -353,4 +353,45 @@ fn each_block_has_the_stack_of_its_allocation() {
     let names: Vec<Option<&str>> =
         stacks.iter().map(|id| snapshot.stacks.frames(*id).next().map(|f| f.name)).collect();
     assert_eq!(names, [Some("before"), None, Some("inside")]);
+}
+
+#[test]
+fn segments_alone_are_a_snapshot_of_what_was_live() {
+    let blocks = || {
+        let past = dict([
+            ("addr", 0.into()),
+            ("real_size", 300.into()),
+            ("frames", Val::List(vec![dict([("name", "f".into())])])),
+        ]);
+        vec![
+            dict([
+                ("size", 512.into()),
+                ("state", "active_allocated".into()),
+                ("history", Val::List(vec![past, dict([("real_size", 7.into())])])),
+            ]),
+            block(4608, 512, 100, "active_pending_free"),
+            dict([("size", 3072.into()), ("state", "inactive".into())]),
+        ]
+    };
+    let mut kept = segment(1, 4096, 9, blocks());
+    let Val::Dict(pairs) = &mut kept else { unreachable!("a segment is a dict") };
+    pairs.push(("segment_pool_id".into(), Val::Tuple(vec![0.into(), 3.into()])));
+    // As torch.cuda.memory_snapshot() has it, as torch 2.0 wrote it, and with rings that are empty.
+    let segments = Val::List(vec![kept]);
+    for value in [
+        segments.clone(),
+        dict([("segments", segments.clone())]),
+        dict([("segments", segments), ("device_traces", Val::List(vec![Val::List(vec![]); 2]))]),
+    ] {
+        let snapshot = snapshot(&value);
+        assert_eq!(snapshot.segments[0].segment_pool_id, (0, 3));
+        let run = snapshot.into_run("test", &Limits::default()).unwrap();
+        let events: Vec<_> = run.trace.events.iter().map(|e| (e.op, e.id, e.size)).collect();
+        let expected = [(Op::Alloc, 0, 300), (Op::Alloc, 1, 100), (Op::FreeRequested, 1, 100)];
+        assert_eq!(events, expected);
+        assert_eq!((run.trace.prelude, run.trace.devices), (2, 2));
+        let names: Vec<_> = run.frames_of_block(0).map(|frame| frame.name.to_owned()).collect();
+        assert_eq!(names, ["f"]);
+        assert_eq!(run.segments[0].blocks[0].requested_size, 300);
+    }
 }

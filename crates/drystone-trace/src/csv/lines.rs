@@ -28,6 +28,11 @@ impl<'a> Lines<'a> {
         self.number
     }
 
+    /// Bytes of the input up to here, and a little ahead.
+    pub(crate) fn taken(&self) -> u64 {
+        self.input.taken()
+    }
+
     /// The next line without its end.
     pub(crate) fn next(&mut self) -> Result<Option<&[u8]>, TraceError> {
         let mut searched = 0;

@@ -42,6 +42,7 @@ pub(crate) fn read(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trac
         }
         let event = parse_event(line, header.with_device);
         let number = lines.number();
+        builder.seen(lines.taken());
         let event = event.map_err(|wrong| wrong.at(number))?;
         if (builder.len() as u64) < header.prelude {
             check_prelude(&event, &header, &builder).map_err(|wrong| wrong.at(number))?;

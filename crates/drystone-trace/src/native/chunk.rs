@@ -159,6 +159,11 @@ impl<'a> ChunkReader<'a> {
         Ok(this)
     }
 
+    /// Bytes of the file read so far.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// The next chunk that is known, with its memory from `reuse`.
     pub(super) fn next(&mut self, mut reuse: Vec<u8>) -> Result<Chunk, TraceError> {
         loop {

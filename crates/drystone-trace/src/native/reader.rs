@@ -9,7 +9,7 @@ use crate::dropped::Dropped;
 use crate::error::{NativeProblem, Position, TraceError};
 use crate::event::{Event, Op};
 use crate::input::Input;
-use crate::limits::{Budget, Exceeded, Limits};
+use crate::limits::{Budget, Exceeded, LimitKind, Limits};
 use crate::run::{OutOfMemory, Run};
 use crate::snapshot::{Segment, StackId, Stacks};
 
@@ -94,6 +94,7 @@ pub struct NativeReader<'a> {
     read: Totals,
     ended: bool,
     budget: Budget,
+    limits: Limits,
 }
 
 impl<'a> NativeReader<'a> {
@@ -135,6 +136,7 @@ impl<'a> NativeReader<'a> {
             read: Totals::default(),
             ended: false,
             budget: Budget::new(limits),
+            limits: limits.clone(),
         };
         let chunk = this.chunks.next(Vec::new())?;
         if chunk.kind != Kind::Head {
@@ -231,6 +233,11 @@ impl<'a> NativeReader<'a> {
             return Err(chunk.content("a stack", "one that is not there yet", "a known one"));
         }
         self.read.events += self.entries.len() as u64;
+        let allowed = self.limits.unfolded(self.chunks.offset());
+        if self.read.events.saturating_mul(size_of::<Event>() as u64) > allowed {
+            let exceeded = Exceeded { kind: LimitKind::DecompressedBytes, allowed };
+            return Err(exceeded.at(Position::Byte(chunk.offset)));
+        }
         let blocks = self.entries.iter().filter(|entry| entry.event.op == Op::Alloc).count();
         self.read.blocks += blocks as u64;
         Ok(())

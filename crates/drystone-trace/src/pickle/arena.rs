@@ -135,8 +135,6 @@ struct Span {
 struct Node {
     first: u32,
     last: u32,
-    /// Items; a dict's keys and values count each.
-    len: u32,
     /// 1 more than the highest item had when it was put in.
     height: u16,
 }
@@ -215,7 +213,13 @@ impl<'a> Arena<'a> {
 
     /// The number of items; a dict's keys and values count each.
     pub(crate) fn len(&self, node: NodeId) -> usize {
-        self.nodes[node.index()].len as usize
+        let mut len = 0;
+        let mut chunk = self.nodes[node.index()].first;
+        while chunk != NO_CHUNK {
+            len += self.words[chunk as usize] as usize;
+            chunk = self.words[chunk as usize + 1];
+        }
+        len
     }
 
     /// The items in order; of a dict key, value, key, value, … Later keys replace equal ones.
@@ -259,7 +263,7 @@ impl<'a> Arena<'a> {
         budget: &mut Budget,
     ) -> Result<Word, Exceeded> {
         let word = Self::index(tag, self.nodes.len())?;
-        let node = Node { first: NO_CHUNK, last: NO_CHUNK, len: 0, height: 1 };
+        let node = Node { first: NO_CHUNK, last: NO_CHUNK, height: 1 };
         budget.push(&mut self.nodes, node)?;
         self.extend(word, items, budget)?;
         Ok(word)
@@ -287,7 +291,6 @@ impl<'a> Arena<'a> {
         let end = end.map_err(|_| too_many)? - added - CHUNK_HEAD;
         let node = &mut self.nodes[id];
         node.height = node.height.max(height as u16);
-        node.len = node.len.checked_add(added).ok_or(too_many)?;
         let grown_in_place = node.last != NO_CHUNK && {
             let count = self.words[node.last as usize];
             node.last + CHUNK_HEAD + count == end

@@ -37,6 +37,7 @@ pub(crate) fn read(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trac
     let mut start = None;
     while let Some((time, line, at)) = log.next()? {
         let start = *start.get_or_insert(time);
+        builder.seen(log.lines.taken());
         push(&mut builder, 0, since(start, time), &line, at)?;
     }
     Ok(builder.finish(name, 0))
@@ -57,7 +58,7 @@ pub fn read_rmm_logs(
 ) -> Result<Trace, TraceError> {
     let mut budget = Budget::new(limits);
     let mut lines = Vec::new();
-    let mut first = None;
+    let (mut first, mut taken) = (None, 0);
     for (device, path) in devices_of(paths)? {
         let mut log = Log::new(Input::open(path, limits)?, limits)?;
         let mut shift = None;
@@ -71,10 +72,12 @@ pub fn read_rmm_logs(
             let timed = Timed { time, device, line, at };
             budget.push(&mut lines, timed).map_err(|exceeded| exceeded.at(at))?;
         }
+        taken += log.lines.taken();
     }
     lines.sort_by_key(|timed| timed.time);
     let start = lines.first().map_or(0, |first| first.time);
     let mut builder = Builder::new(limits);
+    builder.seen(taken);
     for Timed { time, device, line, at } in &lines {
         push(&mut builder, *device, since(start, *time), line, *at)?;
     }

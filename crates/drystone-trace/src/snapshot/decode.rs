@@ -5,6 +5,7 @@ use crate::error::TraceError;
 use crate::event::{MAX_DEVICES, MAX_SIZE};
 use crate::limits::{Budget, Exceeded, LimitKind, Limits};
 use crate::pickle::{Arena, NodeId, Value, Word};
+use crate::snapshot::actions::action_of;
 use crate::snapshot::keys::{Key, Keys};
 use crate::snapshot::stacks::Interner;
 use crate::snapshot::view::{Failure, View};
@@ -18,15 +19,14 @@ pub(super) fn decode(
     arena: &Arena<'_>,
     top: Word,
     limits: &Limits,
-    mut budget: Budget,
+    budget: &mut Budget,
 ) -> Result<Snapshot, TraceError> {
-    let tables = (arena.str_count() + 8 * arena.node_count()) as u64;
-    budget.charge(tables).map_err(Failure::from)?;
+    budget.charge(arena.str_count() as u64).map_err(Failure::from)?;
     let mut decoder = Decoder {
         view: View::new(arena),
         keys: Keys::new(arena.str_count()),
         interner: Interner::default(),
-        frames: vec![None; arena.node_count()],
+        frames: Vec::new(),
         budget,
         entries_left: limits.max_events,
         max_entries: limits.max_events,
@@ -36,13 +36,14 @@ pub(super) fn decode(
     Ok(snapshot)
 }
 
-struct Decoder<'a> {
+struct Decoder<'a, 'b> {
     view: View<'a>,
     keys: Keys,
     interner: Interner,
-    /// The frame that a dict is, or the stack that a list is, where that is known.
+    /// The frame that a dict is, or the stack that a list is, where that is known; empty until there
+    /// is one.
     frames: Vec<Option<Interned>>,
-    budget: Budget,
+    budget: &'b mut Budget,
     entries_left: u64,
     max_entries: u64,
 }
@@ -53,11 +54,15 @@ enum Interned {
     Stack(StackId),
 }
 
-const _: () = assert!(size_of::<Option<Interned>>() == 8, "decode charges 8 bytes each");
-
-impl<'a> Decoder<'a> {
+impl<'a> Decoder<'a, '_> {
     fn snapshot(&mut self, top: Word) -> Result<Snapshot, Failure> {
         let mut snapshot = Snapshot::default();
+        // What torch.cuda.memory_snapshot() returns: the segments alone.
+        if self.view.list(top).is_ok() {
+            let segments = self.each(top, Self::segment);
+            snapshot.segments = segments.map_err(|f| f.under(Key::Segments.name()))?;
+            return Ok(snapshot);
+        }
         self.for_each_key(top, |this, key, word| {
             match key {
                 Key::Segments => snapshot.segments = this.each(word, Self::segment)?,
@@ -145,15 +150,36 @@ impl<'a> Decoder<'a> {
                 Key::RequestedSize => requested = Some(this.size(word)?),
                 Key::State => state = Some(this.block_state(word)?),
                 Key::Frames => block.stack = this.stack(word)?,
+                Key::History => {
+                    let before = this.each(word, Self::past_request)?;
+                    if let Some(&(real_size, stack)) = before.first() {
+                        requested = requested.or(real_size);
+                        block.stack = stack;
+                    }
+                }
                 _ => {}
             }
             Ok(())
         })?;
         block.size = size.ok_or_else(|| self.view.missing(Key::Size.name()))?;
         block.state = state.ok_or_else(|| self.view.missing(Key::State.name()))?;
-        // Snapshots before torch 2.1 only have the size.
+        // Snapshots before torch 2.1 have the size alone, or a history.
         block.requested_size = requested.unwrap_or(block.size);
         Ok(block)
+    }
+
+    /// A request in the history of a block, the latest first, as torch 2.0 kept it.
+    fn past_request(&mut self, word: Word) -> Result<(Option<u64>, StackId), Failure> {
+        let (mut real_size, mut stack) = (None, StackId::default());
+        self.for_each_key(word, |this, key, word| {
+            match key {
+                Key::RealSize => real_size = Some(this.size(word)?),
+                Key::Frames => stack = this.stack(word)?,
+                _ => {}
+            }
+            Ok(())
+        })?;
+        Ok((real_size, stack))
     }
 
     fn entry(&mut self, word: Word) -> Result<TraceEntry, Failure> {
@@ -194,20 +220,20 @@ impl<'a> Decoder<'a> {
 
     fn stack(&mut self, word: Word) -> Result<StackId, Failure> {
         let node = self.view.list(word)?;
-        if let Some(Interned::Stack(id)) = self.frames[node.index()] {
-            return Ok(id);
+        if let Some(Some(Interned::Stack(id))) = self.frames.get(node.index()) {
+            return Ok(*id);
         }
         let numbers = self.each(word, Self::frame)?;
-        let id = self.interner.stack(&numbers, &mut self.budget)?;
+        let id = self.interner.stack(&numbers, self.budget)?;
         self.budget.release(numbers);
-        self.frames[node.index()] = Some(Interned::Stack(id));
+        self.intern(node, Interned::Stack(id))?;
         Ok(id)
     }
 
     fn frame(&mut self, word: Word) -> Result<u32, Failure> {
         let node = self.view.dict(word)?;
-        if let Some(Interned::Frame(number)) = self.frames[node.index()] {
-            return Ok(number);
+        if let Some(Some(Interned::Frame(number))) = self.frames.get(node.index()) {
+            return Ok(*number);
         }
         let (mut filename, mut name, mut line) = (&b""[..], &b""[..], 0);
         self.for_each_key(word, |this, key, word| {
@@ -226,9 +252,19 @@ impl<'a> Decoder<'a> {
         let filename = String::from_utf8_lossy(filename);
         let name = String::from_utf8_lossy(name);
         let frame = Frame { filename: &filename, line, name: &name };
-        let number = self.interner.frame(frame, &mut self.budget)?;
-        self.frames[node.index()] = Some(Interned::Frame(number));
+        let number = self.interner.frame(frame, self.budget)?;
+        self.intern(node, Interned::Frame(number))?;
         Ok(number)
+    }
+
+    fn intern(&mut self, node: NodeId, what: Interned) -> Result<(), Failure> {
+        if self.frames.is_empty() {
+            let nodes = self.view.arena.node_count();
+            self.budget.reserve(&mut self.frames, nodes)?;
+            self.frames.resize_with(nodes, || None);
+        }
+        self.frames[node.index()] = Some(what);
+        Ok(())
     }
 
     /// Settings as text; tables in tables once, which is all that torch writes.
@@ -353,20 +389,5 @@ fn place_blocks(segment: &mut Segment) {
             block.address = next;
         }
         next = block.address.saturating_add(block.size);
-    }
-}
-
-fn action_of(name: &[u8]) -> Action {
-    match name {
-        b"alloc" => Action::Alloc,
-        b"free_requested" => Action::FreeRequested,
-        b"free_completed" => Action::FreeCompleted,
-        b"segment_alloc" => Action::SegmentAlloc,
-        b"segment_free" => Action::SegmentFree,
-        b"segment_map" => Action::SegmentMap,
-        b"segment_unmap" => Action::SegmentUnmap,
-        b"snapshot" => Action::Snapshot,
-        b"oom" => Action::OutOfMemory,
-        _ => Action::Unknown,
     }
 }

@@ -55,6 +55,8 @@ keys! {
     Addr = "addr",
     DeviceFree = "device_free",
     TimeUs = "time_us",
+    History = "history",
+    RealSize = "real_size",
     Filename = "filename",
     Line = "line",
     Name = "name",

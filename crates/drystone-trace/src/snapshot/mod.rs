@@ -1,5 +1,6 @@
 //! torch's memory snapshot, as plain types.
 
+mod actions;
 mod decode;
 mod from_run;
 mod keys;
@@ -149,10 +150,18 @@ pub struct TraceEntry {
 const MOST_PICKLE_BYTES: u64 = u32::MAX as u64;
 
 impl Snapshot {
-    pub(crate) fn read(input: Input<'_>, limits: &Limits) -> Result<Snapshot, TraceError> {
+    /// Reads a snapshot; with it the limits for what is made of it.
+    pub(crate) fn read(
+        input: Input<'_>,
+        limits: &Limits,
+    ) -> Result<(Snapshot, Limits), TraceError> {
         let mut budget = Budget::new(limits);
         let text = input.read_all(&mut budget, MOST_PICKLE_BYTES)?;
+        budget.seen(text.len() as u64);
         let (arena, top) = pickle::read(&text, limits, &mut budget)?;
-        decode::decode(&arena, top, limits, budget)
+        let without = budget.used();
+        let snapshot = decode::decode(&arena, top, limits, &mut budget)?;
+        let left = budget.left(budget.used() - without);
+        Ok((snapshot, left))
     }
 }

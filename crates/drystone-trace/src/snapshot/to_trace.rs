@@ -6,13 +6,13 @@
 //! of it and the segments have it in use at the end. Such blocks become allocations at time 0, by
 //! address: how and when they came about is not known.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use crate::builder::{BlockKey, Builder, Recorded};
-use crate::dropped::Oddity;
+use crate::dropped::{Dropped, Oddity};
 use crate::error::{Position, TraceError};
 use crate::event::{Op, Trace};
-use crate::limits::Limits;
+use crate::limits::{Budget, Exceeded, Limits};
 use crate::run::{OutOfMemory, Run};
 use crate::snapshot::{Action, BlockState, Segment, Snapshot, SnapshotBlock, StackId, TraceEntry};
 
@@ -51,9 +51,18 @@ impl Snapshot {
     }
 
     fn merged(&self, name: &str, limits: &Limits) -> Result<Merged, TraceError> {
-        let mut builder = Builder::new(limits);
+        let mut budget = Budget::new(limits);
+        let too_much = |exceeded: Exceeded| exceeded.at(Position::Whole);
+        let before = self.live_before(&mut budget).map_err(too_much)?;
+        let mut dropped = Dropped::default();
+        let order = self.by_time(&mut dropped, &mut budget).map_err(too_much)?;
+        // An id for each block, and what is compared at the end.
+        let blocks: usize = self.segments.iter().map(|segment| segment.blocks.len()).sum();
+        let ids = 4 * (order.len() + before.len()) as u64;
+        budget.charge(ids + SET_ENTRY_BYTES * blocks as u64).map_err(too_much)?;
+        let mut builder = Builder::within(limits, budget);
+        dropped.findings().iter().for_each(|&finding| builder.add(finding));
         let (mut stacks, mut out_of_memory) = (Vec::new(), Vec::new());
-        let before = self.live_before();
         for block in &before {
             builder.push(block.event(Op::Alloc), block.found)?;
             stacks.push(block.stack);
@@ -70,7 +79,7 @@ impl Snapshot {
         for block in before.iter().filter(|block| block.requested) {
             builder.push(block.event(Op::FreeRequested), block.found)?;
         }
-        for Place { time_us, device, index } in self.by_time(&mut builder) {
+        for Place { time_us, device, index } in order {
             let entry = &self.device_traces[device as usize][index as usize];
             let found = Position::Entry { device, index: u64::from(index) };
             let Some(op) = op_of(entry.action) else {
@@ -108,8 +117,8 @@ impl Snapshot {
     }
 
     /// The blocks that were live before the rings began, by device and address.
-    fn live_before(&self) -> Vec<Before> {
-        let mut first = HashMap::new();
+    fn live_before(&self, budget: &mut Budget) -> Result<Vec<Before>, Exceeded> {
+        let mut known = HashSet::new();
         let mut before = Vec::new();
         for (device, ring) in (0..).zip(&self.device_traces) {
             for (index, entry) in (0..).zip(ring) {
@@ -119,24 +128,26 @@ impl Snapshot {
                 };
                 let key = key_of(device, entry.addr);
                 // Only the first entry of an address says what was before.
-                if first.contains_key(&key) {
+                if !known.insert(key) {
                     continue;
                 }
-                first.insert(key, is_free.then_some(before.len()));
+                budget.charge(SET_ENTRY_BYTES)?;
                 if is_free {
-                    before.push(Before::freed(key, entry, Position::Entry { device, index }));
+                    let found = Position::Entry { device, index };
+                    budget.push(&mut before, Before::freed(key, entry, found))?;
                 }
             }
         }
         for (index, segment, block) in self.blocks_in_use() {
             let key = key_of(segment.device, block.address);
-            if let std::collections::hash_map::Entry::Vacant(vacant) = first.entry(key) {
-                vacant.insert(None);
-                before.push(Before::in_use(key, segment, block, Position::Segment(index)));
+            if known.insert(key) {
+                budget.charge(SET_ENTRY_BYTES)?;
+                let found = Position::Segment(index);
+                budget.push(&mut before, Before::in_use(key, segment, block, found))?;
             }
         }
-        before.sort_by_key(|block| block.key);
-        before
+        before.sort_unstable_by_key(|block| block.key);
+        Ok(before)
     }
 
     /// Segment by segment, each with its number.
@@ -149,14 +160,15 @@ impl Snapshot {
 
     /// The entries of all rings by time. A ring's own order is kept: where its time goes back, that
     /// is noted, and the time before is taken.
-    fn by_time(&self, builder: &mut Builder) -> Vec<Place> {
-        let mut order = Vec::with_capacity(self.device_traces.iter().map(Vec::len).sum());
+    fn by_time(&self, dropped: &mut Dropped, budget: &mut Budget) -> Result<Vec<Place>, Exceeded> {
+        let mut order = Vec::new();
+        budget.reserve(&mut order, self.device_traces.iter().map(Vec::len).sum())?;
         for (device, ring) in (0..).zip(&self.device_traces) {
             let (mut last, prelude) = (0, self.prelude_of(device));
             for (index, entry) in (0..).zip(ring) {
                 if entry.time_us < last {
                     let found = Position::Entry { device, index: u64::from(index) };
-                    builder.note(Oddity::TimeWentBack, found);
+                    dropped.note(Oddity::TimeWentBack, found);
                 }
                 last = last.max(entry.time_us);
                 if index as usize >= prelude {
@@ -164,8 +176,8 @@ impl Snapshot {
                 }
             }
         }
-        order.sort_by_key(|place| place.time_us);
-        order
+        order.sort_unstable_by_key(|place| (place.time_us, place.device, place.index));
+        Ok(order)
     }
 
     /// Notes where the rings' end and the segments disagree.
@@ -173,7 +185,7 @@ impl Snapshot {
         if self.segments.is_empty() {
             return;
         }
-        let mut in_use = std::collections::HashSet::new();
+        let mut in_use = HashSet::new();
         for (index, segment, block) in self.blocks_in_use() {
             let key = key_of(segment.device, block.address);
             in_use.insert(key);
@@ -187,6 +199,10 @@ impl Snapshot {
         }
     }
 }
+
+/// What a set takes at most for each key: 17 bytes with the control byte, up to 2.3 times that after it
+/// has doubled, and the old half while it does.
+const SET_ENTRY_BYTES: u64 = 58;
 
 /// What the rings say, merged.
 struct Merged {

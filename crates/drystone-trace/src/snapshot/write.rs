@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, Write};
 
 use crate::form::{Form, Json};
 use crate::pickle::Pickler;
+use crate::snapshot::actions::name_of;
 use crate::snapshot::{
     Action, BlockState, Segment, SegmentType, Snapshot, SnapshotBlock, StackId, Stacks, TraceEntry,
 };
@@ -114,21 +115,6 @@ fn trace_entry<F: Form>(form: &mut F, one: &TraceEntry, stacks: &Stacks) -> io::
         entry(form, "frames", |form| frames(form, one.stack, stacks))?;
     }
     form.end_dict()
-}
-
-fn name_of(action: Action) -> &'static str {
-    match action {
-        Action::Alloc => "alloc",
-        Action::FreeRequested => "free_requested",
-        Action::FreeCompleted => "free_completed",
-        Action::SegmentAlloc => "segment_alloc",
-        Action::SegmentFree => "segment_free",
-        Action::SegmentMap => "segment_map",
-        Action::SegmentUnmap => "segment_unmap",
-        Action::Snapshot => "snapshot",
-        Action::OutOfMemory => "oom",
-        Action::Unknown => "unknown",
-    }
 }
 
 fn frames<F: Form>(form: &mut F, id: StackId, stacks: &Stacks) -> io::Result<()> {
