@@ -393,8 +393,8 @@ impl Driver for CudaDriver {
             .map_err(|error| error.during(DriverCall::DeviceSynchronize))
     }
 
-    fn stream_ordered(&self) -> Option<&dyn StreamOrdered> {
-        Some(self)
+    fn stream_ordered(&self) -> Result<&dyn StreamOrdered, DriverError> {
+        Ok(self)
     }
 
     fn now_ns(&self) -> u64 {

@@ -316,8 +316,9 @@ impl<B: Below> Driver for Meter<B> {
         self.count(DriverCall::DeviceSynchronize, device, |d| d.device_synchronize(device))
     }
 
-    fn stream_ordered(&self) -> Option<&dyn StreamOrdered> {
-        self.below.driver().stream_ordered().map(|_| self as &dyn StreamOrdered)
+    fn stream_ordered(&self) -> Result<&dyn StreamOrdered, DriverError> {
+        self.below.driver().stream_ordered()?;
+        Ok(self)
     }
 
     fn now_ns(&self) -> u64 {
@@ -334,11 +335,11 @@ impl<B: Below> StreamOrdered for Meter<B> {
         keep: u64,
     ) -> Result<MemPoolId, DriverError> {
         let limit = self.capacity.map_or(limit, |capacity| capacity.min(limit));
-        own(self.below.driver())?.pool_create(device, limit, keep)
+        self.below.driver().stream_ordered()?.pool_create(device, limit, keep)
     }
 
     fn pool_destroy(&self, device: DeviceId, pool: MemPoolId) -> Result<(), DriverError> {
-        own(self.below.driver())?.pool_destroy(device, pool)?;
+        self.below.driver().stream_ordered()?.pool_destroy(device, pool)?;
         self.hold(|held| held.pool_holds(device, pool, 0));
         Ok(())
     }
@@ -351,7 +352,7 @@ impl<B: Below> StreamOrdered for Meter<B> {
         stream: StreamId,
     ) -> Result<u64, DriverError> {
         let address = self.count(DriverCall::SegmentAlloc, device, |d| {
-            own(d)?.pool_alloc(device, pool, bytes, stream)
+            d.stream_ordered()?.pool_alloc(device, pool, bytes, stream)
         })?;
         // Not a call of the policy's: its time is not counted.
         if let Ok(reserved) = self.pool_reserved(device, pool) {
@@ -368,23 +369,13 @@ impl<B: Below> StreamOrdered for Meter<B> {
         stream: StreamId,
     ) -> Result<(), DriverError> {
         self.count(DriverCall::SegmentFree, device, |d| {
-            own(d)?.pool_free(device, pool, address, stream)
+            d.stream_ordered()?.pool_free(device, pool, address, stream)
         })
     }
 
     fn pool_reserved(&self, device: DeviceId, pool: MemPoolId) -> Result<u64, DriverError> {
-        own(self.below.driver())?.pool_reserved(device, pool)
+        self.below.driver().stream_ordered()?.pool_reserved(device, pool)
     }
-}
-
-/// The driver's own pools. Only a driver that has them gave out what is asked about here.
-fn own<D: Driver + ?Sized>(driver: &D) -> Result<&dyn StreamOrdered, DriverError> {
-    driver.stream_ordered().ok_or_else(|| DriverError {
-        call: DriverCall::SegmentAlloc,
-        kind: DriverErrorKind::NotSupported,
-        code: 0,
-        detail: "the driver has no pools of its own".to_owned(),
-    })
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl Driver for Device {
         none()
     }
     fn device_synchronize(&self, _: DeviceId) -> Result<(), DriverError> { Ok(()) }
-    fn stream_ordered(&self) -> Option<&dyn StreamOrdered> { Some(self) }
+    fn stream_ordered(&self) -> Result<&dyn StreamOrdered, DriverError> { Ok(self) }
     fn now_ns(&self) -> u64 { 0 }
 }
 

@@ -215,9 +215,15 @@ pub trait Driver: Send + Sync {
     /// capture.
     fn device_synchronize(&self, device: DeviceId) -> Result<(), DriverError>;
 
-    /// The driver's own pool, for comparisons; none, the default, where there is none.
-    fn stream_ordered(&self) -> Option<&dyn StreamOrdered> {
-        None
+    /// The driver's own pools, for comparisons. Errors: `NotSupported` (the driver has none, as the
+    /// default says).
+    fn stream_ordered(&self) -> Result<&dyn StreamOrdered, DriverError> {
+        Err(DriverError {
+            call: DriverCall::SegmentAlloc,
+            kind: DriverErrorKind::NotSupported,
+            code: 0,
+            detail: "the driver has no pools of its own".to_owned(),
+        })
     }
 
     /// The driver's clock, in nanoseconds from an origin of its own, never going back. Costs some

@@ -102,7 +102,7 @@ impl<D: Driver + ?Sized> Driver for Arc<D> {
     fn device_synchronize(&self, device: DeviceId) -> Result<(), DriverError> {
         (**self).device_synchronize(device)
     }
-    fn stream_ordered(&self) -> Option<&dyn StreamOrdered> {
+    fn stream_ordered(&self) -> Result<&dyn StreamOrdered, DriverError> {
         (**self).stream_ordered()
     }
     fn now_ns(&self) -> u64 {

@@ -2,16 +2,17 @@
 //!
 //! Not modelled: what a pool of the driver does is not documented beyond what the CUDA C++
 //! Programming Guide says in "Stream Ordered Memory Allocator". So this runs on real devices only,
-//! through [`StreamOrdered`], one pool for each device. What the pool holds is asked of the driver
-//! after each allocation, since only then it grows (`cudaMemPoolAttrReservedMemCurrent`).
+//! through [`StreamOrdered`](drystone_core::driver::StreamOrdered), one pool for each device. What
+//! the pool holds is asked of the driver after each allocation, since only then it grows
+//! (`cudaMemPoolAttrReservedMemCurrent`).
 //!
 //! Each request is a driver call. In the figures they are counted as `segment_alloc` and
 //! `segment_free`.
 
 use std::sync::Arc;
 
-use drystone_core::driver::{MemPoolId, StreamOrdered};
-use drystone_core::{DeviceId, Driver, DriverCall, DriverError, DriverErrorKind, StreamId};
+use drystone_core::driver::MemPoolId;
+use drystone_core::{DeviceId, Driver, DriverError, StreamId};
 use rustc_hash::FxHashMap;
 
 use super::parts::{no_block, options, refusal};
@@ -41,20 +42,10 @@ fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
         }
     }
     Ok(Arc::new(move |driver| {
-        own(&*driver).map_err(|error| error.to_string())?;
+        driver.stream_ordered().map_err(|error| error.to_string())?;
         let (pools, live) = (Vec::new(), FxHashMap::default());
         Ok(Box::new(CudaAsync { driver, keep, pools, live }))
     }))
-}
-
-/// The driver's pools.
-fn own(driver: &dyn Driver) -> Result<&dyn StreamOrdered, DriverError> {
-    driver.stream_ordered().ok_or_else(|| DriverError {
-        call: DriverCall::SegmentAlloc,
-        kind: DriverErrorKind::NotSupported,
-        code: 0,
-        detail: "this device has no pools of its own".to_owned(),
-    })
 }
 
 #[derive(Clone, Copy)]
@@ -77,21 +68,21 @@ impl CudaAsync {
         if let Some(&(_, pool)) = self.pools.iter().find(|(known, _)| *known == device) {
             return Ok(pool);
         }
-        let pool = own(&*self.driver)?.pool_create(device, u64::MAX, self.keep)?;
+        let pool = self.driver.stream_ordered()?.pool_create(device, u64::MAX, self.keep)?;
         self.pools.push((device, pool));
         Ok(pool)
     }
 
     fn take(&mut self, size: u64, device: DeviceId, stream: StreamId) -> Result<u64, DriverError> {
         let pool = self.pool(device)?;
-        let address = own(&*self.driver)?.pool_alloc(device, pool, size, stream)?;
+        let address = self.driver.stream_ordered()?.pool_alloc(device, pool, size, stream)?;
         self.live.insert(address, Live { device, pool, stream });
         Ok(address)
     }
 
     fn give(&mut self, address: u64, live: Live) -> Result<(), DriverError> {
         let Live { device, pool, stream } = live;
-        own(&*self.driver)?.pool_free(device, pool, address, stream)
+        self.driver.stream_ordered()?.pool_free(device, pool, address, stream)
     }
 }
 
@@ -128,7 +119,7 @@ impl Drop for CudaAsync {
         }
         for (device, pool) in std::mem::take(&mut self.pools) {
             let _ = self.driver.device_synchronize(device);
-            let _ = own(&*self.driver).and_then(|own| own.pool_destroy(device, pool));
+            let _ = self.driver.stream_ordered().and_then(|own| own.pool_destroy(device, pool));
         }
     }
 }
