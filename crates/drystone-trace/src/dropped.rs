@@ -30,12 +30,14 @@ pub enum Oddity {
     MissingFromSegments,
     /// An allocation or free of no address, as of blocks without bytes: dropped.
     NoAddress,
+    /// A stream that no number of 64 bits names: the default stream was taken.
+    StreamOutOfRange,
 }
 
 impl Oddity {
     /// All kinds; the native format names them by their place in here, so that new ones go to the
     /// end.
-    pub(crate) const ALL: [Oddity; 11] = [
+    pub(crate) const ALL: [Oddity; 12] = [
         Oddity::UnknownBlock,
         Oddity::RequestedTwice,
         Oddity::CompletedTwice,
@@ -47,6 +49,7 @@ impl Oddity {
         Oddity::InUseAfterFree,
         Oddity::MissingFromSegments,
         Oddity::NoAddress,
+        Oddity::StreamOutOfRange,
     ];
 }
 
@@ -64,6 +67,7 @@ impl fmt::Display for Oddity {
             Oddity::InUseAfterFree => "block in use whose last event is a free, left out",
             Oddity::MissingFromSegments => "live block missing from the segments, kept",
             Oddity::NoAddress => "allocation or free without an address, dropped",
+            Oddity::StreamOutOfRange => "stream beyond 64 bits, default stream taken",
         })
     }
 }

@@ -83,10 +83,14 @@ pub enum TraceError {
         source: io::Error,
     },
     /// The compressed data is damaged or cut short.
-    #[error("damaged or incomplete {compression} data: {source}")]
+    #[error(
+        "damaged or incomplete {compression} data, behind byte {offset} of what it unfolds to: {source}"
+    )]
     Decompress {
         /// What it looked like.
         compression: Compression,
+        /// How much was read, after decompression, before that showed.
+        offset: u64,
         /// What the decompressor said.
         source: io::Error,
     },

@@ -187,7 +187,7 @@ impl<'a> Input<'a> {
     fn failed(&self, source: io::Error) -> TraceError {
         match self.compression {
             None => TraceError::Io { source },
-            Some(compression) => TraceError::Decompress { compression, source },
+            Some(compression) => TraceError::Decompress { compression, offset: self.taken, source },
         }
     }
 }

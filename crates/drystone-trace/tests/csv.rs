@@ -351,3 +351,14 @@ proptest! {
         let _ = read_trace_bytes("x", &text, &limits);
     }
 }
+
+#[test]
+fn streams_out_of_range_become_the_default_one() {
+    let lines = "0,a,0,1,18446744073709551616\n1,a,1,1,-5\n2,a,2,1,18446744073709551611\n";
+    let trace = read_trace_bytes("x", format!("{HEADER}{lines}").as_bytes(), &Limits::default());
+    let trace = trace.unwrap();
+    let streams: Vec<_> = trace.events.iter().map(|event| event.stream).collect();
+    assert_eq!(streams, [0, 1, 1]);
+    assert_eq!(trace.dropped.count(Oddity::StreamOutOfRange), 1);
+    assert_eq!(trace.dropped.findings().len(), 1);
+}

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use common::encode::{Encoder, Val};
 use common::recorded;
-use drystone_trace::{Limits, read_trace, read_trace_bytes};
+use drystone_trace::{
+    Limits, NativeReader, read_run, read_run_bytes, read_trace, read_trace_bytes, write_native,
+};
 
 const EVENTS: u32 = 300_000;
 
@@ -116,6 +118,30 @@ fn csv_is_read_at_a_rate_worth_having() {
         let text = liblzma::decode_all(&std::fs::read(&path).unwrap()[..]).unwrap();
         timed(&format!("{name}.csv"), events, || {
             drop(read_trace_bytes(name, &text, &limits).unwrap());
+        });
+    }
+}
+
+#[test]
+fn native_traces_are_read_and_written_at_a_rate_worth_having() {
+    for name in ["weclone_qa", "deepke_bert"] {
+        let run = read_run(recorded(&format!("{name}.csv.xz")), &Limits::default()).unwrap();
+        let events = run.trace.events.len();
+        let mut bytes = Vec::new();
+        timed(&format!("{name}.dst written"), events, || {
+            bytes.clear();
+            write_native(&run, &mut bytes).unwrap();
+        });
+        timed(&format!("{name}.dst"), events, || {
+            drop(read_run_bytes(name, &bytes, &Limits::default()).unwrap());
+        });
+        timed(&format!("{name}.dst by chunks"), events, || {
+            let mut reader = NativeReader::from_bytes(&bytes, &Limits::default()).unwrap();
+            while reader.next_entries().unwrap().is_some() {}
+        });
+        timed(&format!("{name}.pickle made up and written"), events, || {
+            let snapshot = run.to_snapshot().unwrap();
+            snapshot.write_pickle(std::io::sink()).unwrap();
         });
     }
 }

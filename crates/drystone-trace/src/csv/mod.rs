@@ -4,7 +4,8 @@
 //! * `op` is a letter ([`Op::letter`](crate::Op::letter)).
 //! * `id` is any 64-bit number, free to be reused once its block is freed, and empty for operations
 //!   without a block; `-1` on a free stands for a block that the recorder did not know.
-//! * `stream` is any 64-bit number; 0 is the default stream.
+//! * `stream` is any 64-bit number, also a negative one as torch writes handles; 0 is the default stream,
+//!   which a number beyond 64 bits becomes, too.
 //! * A sixth column `device` may follow; without it all is device 0.
 //! * Before the columns' names a line `#prelude=N` may say that the first N events are
 //!   reconstructed allocations; other lines that start with `#` are skipped there.
@@ -15,7 +16,7 @@ mod reader;
 mod writer;
 
 pub(crate) use lines::Lines;
-pub(crate) use parse::{field, number};
+pub(crate) use parse::{Stream, field, number};
 pub(crate) use reader::{Wrong, is_csv, read, wrong};
 pub use writer::write_csv;
 

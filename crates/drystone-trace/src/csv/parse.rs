@@ -37,6 +37,31 @@ pub(crate) fn number(field: &[u8]) -> Option<u64> {
     Some(value)
 }
 
+/// What a field says of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// A number of 64 bits; negative ones, as torch writes handles, by their bits.
+    Named(u64),
+    /// A number that is none of 64 bits.
+    OutOfRange,
+}
+
+/// A stream: a decimal number, which may be negative.
+pub(super) fn stream(field: &[u8]) -> Option<Stream> {
+    if let Some(named) = number(field) {
+        return Some(Stream::Named(named));
+    }
+    let digits = field.strip_prefix(b"-").unwrap_or(field);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let signed = number(digits).and_then(|value| 0i64.checked_sub_unsigned(value));
+    Some(match signed {
+        Some(value) if digits.len() < field.len() => Stream::Named(value as u64),
+        _ => Stream::OutOfRange,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +74,25 @@ mod tests {
         for bad in ["", "18446744073709551616", "99999999999999999999999", "-1", "+1", "1 ", "0x1"]
         {
             assert_eq!(number(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn streams_are_numbers_of_64_bits_or_out_of_range() {
+        for (text, expected) in [
+            ("7", Some(Stream::Named(7))),
+            ("18446744073709551615", Some(Stream::Named(u64::MAX))),
+            ("-1", Some(Stream::Named(u64::MAX))),
+            ("-9223372036854775808", Some(Stream::Named(1 << 63))),
+            ("18446744073709551616", Some(Stream::OutOfRange)),
+            ("-9223372036854775809", Some(Stream::OutOfRange)),
+            ("-99999999999999999999999", Some(Stream::OutOfRange)),
+            ("-", None),
+            ("", None),
+            ("0x7", None),
+            ("0.5", None),
+        ] {
+            assert_eq!(stream(text.as_bytes()), expected, "{text}");
         }
     }
 

@@ -2,8 +2,9 @@
 
 use crate::builder::{Builder, Recorded};
 use crate::csv::lines::Lines;
-use crate::csv::parse::{field, number};
+use crate::csv::parse::{Stream, field, number, stream};
 use crate::csv::{COLUMNS, COLUMNS_WITH_DEVICE, PRELUDE};
+use crate::dropped::Oddity;
 use crate::error::{Position, TraceError, shown};
 use crate::event::{MAX_DEVICES, MAX_SIZE, Op, Trace};
 use crate::input::Input;
@@ -43,7 +44,10 @@ pub(crate) fn read(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trac
         let event = parse_event(line, header.with_device);
         let number = lines.number();
         builder.seen(lines.taken());
-        let event = event.map_err(|wrong| wrong.at(number))?;
+        let (event, out_of_range) = event.map_err(|wrong| wrong.at(number))?;
+        if out_of_range {
+            builder.note(Oddity::StreamOutOfRange, Position::Line(number));
+        }
         if (builder.len() as u64) < header.prelude {
             check_prelude(&event, &header, &builder).map_err(|wrong| wrong.at(number))?;
         }
@@ -106,7 +110,8 @@ fn read_header(lines: &mut Lines<'_>) -> Result<Header, TraceError> {
     Err(wrong("line", b"", columns()).at(lines.number() + 1))
 }
 
-fn parse_event(line: &[u8], with_device: bool) -> Result<Recorded, Wrong> {
+/// The event, and whether its stream was out of range.
+fn parse_event(line: &[u8], with_device: bool) -> Result<(Recorded, bool), Wrong> {
     let mut rest = Some(line);
     let columns = if with_device { COLUMNS_WITH_DEVICE } else { COLUMNS };
     let mut next = || field(&mut rest).ok_or_else(|| wrong("line", line, columns));
@@ -114,7 +119,9 @@ fn parse_event(line: &[u8], with_device: bool) -> Result<Recorded, Wrong> {
     let op = parse_op(next()?)?;
     let key = parse_id(next()?, op)?;
     let size = parse_number("size", next()?, MAX_SIZE)?;
-    let stream = parse_number("stream", next()?, u64::MAX)?;
+    let found = next()?;
+    let stream = stream(found)
+        .ok_or_else(|| wrong("stream", found, format!("a whole number up to {}", u64::MAX)))?;
     let device = match with_device {
         true => parse_number("device", next()?, u64::from(MAX_DEVICES - 1))? as u32,
         false => 0,
@@ -122,7 +129,12 @@ fn parse_event(line: &[u8], with_device: bool) -> Result<Recorded, Wrong> {
     if next().is_ok() {
         return Err(wrong("line", line, columns));
     }
-    Ok(Recorded { t_us, op, key: key.map(|id| (0, id)), size, stream, device })
+    let (stream, out_of_range) = match stream {
+        Stream::Named(stream) => (stream, false),
+        Stream::OutOfRange => (0, true),
+    };
+    let event = Recorded { t_us, op, key: key.map(|id| (0, id)), size, stream, device };
+    Ok((event, out_of_range))
 }
 
 fn parse_number(column: &'static str, found: &[u8], most: u64) -> Result<u64, Wrong> {

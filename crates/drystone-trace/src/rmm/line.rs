@@ -1,6 +1,6 @@
 //! One line of a log.
 
-use crate::csv::{Wrong, field, number, wrong};
+use crate::csv::{Stream, Wrong, field, number, wrong};
 use crate::event::MAX_SIZE;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) struct Line {
     pub(super) pointer: u64,
     pub(super) size: u64,
     /// What names the stream: 0 is the default one.
-    pub(super) stream: u64,
+    pub(super) stream: Stream,
 }
 
 const COLUMNS: &str = super::COLUMNS;
@@ -61,14 +61,18 @@ pub(super) fn parse(line: &[u8]) -> Result<Line, Wrong> {
 const LEGACY: u64 = 1;
 const PER_THREAD: u64 = 2;
 
-fn stream(field: &[u8], thread: u64) -> Option<u64> {
+fn stream(field: &[u8], thread: u64) -> Option<Stream> {
     // Handles of other streams are addresses, in the lower half of the 64 bits.
     const THREADS: u64 = 1 << 63;
-    Some(match hexadecimal(field)? {
+    let digits = field.strip_prefix(b"0x").unwrap_or(field);
+    if digits.len() > 16 && digits.iter().all(u8::is_ascii_hexdigit) {
+        return Some(Stream::OutOfRange);
+    }
+    Some(Stream::Named(match hexadecimal(field)? {
         LEGACY => 0,
         PER_THREAD => THREADS | thread,
         other => other,
-    })
+    }))
 }
 
 /// With `0x` or without it.
@@ -114,19 +118,20 @@ mod tests {
             action: Action::Allocate,
             pointer: 256,
             size: 1000,
-            stream: 0x55d0_c0ff_ee00,
+            stream: Stream::Named(0x55d0_c0ff_ee00),
         };
         assert_eq!(line.ok(), Some(expected));
     }
 
     #[test]
     fn streams_of_threads_are_apart_and_the_legacy_one_is_the_default() {
-        assert_eq!(stream(b"0", 7), Some(0));
-        assert_eq!(stream(b"0x0", 7), Some(0));
-        assert_eq!(stream(b"0x1", 7), Some(0));
+        assert_eq!(stream(b"0", 7), Some(Stream::Named(0)));
+        assert_eq!(stream(b"0x0", 7), Some(Stream::Named(0)));
+        assert_eq!(stream(b"0x1", 7), Some(Stream::Named(0)));
         assert_ne!(stream(b"0x2", 7), stream(b"0x2", 8));
         assert_eq!(stream(b"2", 7), stream(b"0x2", 7));
-        assert_eq!(stream(b"0x10", 7), Some(16));
+        assert_eq!(stream(b"0x10", 7), Some(Stream::Named(16)));
+        assert_eq!(stream(b"0x12345678901234567", 7), Some(Stream::OutOfRange));
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod line;
 use std::path::Path;
 
 use crate::builder::{BlockKey, Builder, Recorded};
-use crate::csv::Lines;
+use crate::csv::{Lines, Stream};
 use crate::dropped::Oddity;
 use crate::error::{Position, TraceError, shown};
 use crate::event::{MAX_DEVICES, Op, Trace};
@@ -133,7 +133,14 @@ fn push(
     line: &Line,
     at: Position,
 ) -> Result<(), TraceError> {
-    let Line { action, pointer, size, stream, .. } = *line;
+    let Line { action, pointer, size, .. } = *line;
+    let stream = match line.stream {
+        Stream::Named(stream) => stream,
+        Stream::OutOfRange => {
+            builder.note(Oddity::StreamOutOfRange, at);
+            0
+        }
+    };
     let event = |op: Op, key: Option<BlockKey>| Recorded { t_us, op, key, size, stream, device };
     if action == Action::Failure {
         return builder.push(event(Op::OutOfMemory, None), at);
