@@ -103,6 +103,7 @@ _u64, _pointer = POINTER(c_uint64), POINTER(c_void_p)
 _STATUS: dict[str, list[Any]] = {
     "drystone_process_allocator": [_pointer],
     "drystone_process_configure": [POINTER(Config)],
+    "drystone_process_retune": [c_char_p],
     "drystone_device_count": [_allocator, POINTER(c_uint32)],
     "drystone_allocate": [_allocator, c_size_t, c_int32, c_uint64, _pointer],
     "drystone_free": [_allocator, c_void_p],
@@ -112,6 +113,8 @@ _STATUS: dict[str, list[Any]] = {
     "drystone_retain_pool": [_allocator, c_int32, Pool],
     "drystone_release_pool": [_allocator, c_int32, Pool],
     "drystone_empty_pool": [_allocator, c_int32, Pool, _u64],
+    "drystone_set_use_on_oom": [_allocator, c_int32, Pool, c_bool],
+    "drystone_set_unsplit": [_allocator, c_int32, Pool],
     "drystone_pool_use_count": [_allocator, c_int32, Pool, POINTER(c_uint32)],
     "drystone_empty_cache": [_allocator, c_int32, _u64],
     "drystone_defragment": [_allocator, c_int32, c_int, c_void_p],

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch_tools
 
 from drystone import _library
 
@@ -78,6 +79,55 @@ def blocks() -> Iterator[Blocks]:
     drystone.empty_cache()
     drystone.reset_peak_stats()
     drystone.reset_stats()
+
+
+@pytest.fixture(scope="session")
+def adapter_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the full adapter, built ahead of time; skips where it cannot be built."""
+    torch_tools.torch_folder()
+    folder = tmp_path_factory.mktemp("cache")
+    # Some compilers link C++'s library statically, and two of them in a process do not get on.
+    compiler = folder / "c++"
+    real = os.environ.get("CXX", "c++")
+    compiler.write_text(f'#!/bin/sh\nexec {real} -static-libstdc++ -static-libgcc "$@"\n')
+    compiler.chmod(0o755)
+    built = subprocess.run(
+        [sys.executable, "-m", "drystone.torch.adapter", "build"],
+        env=os.environ | {"DRYSTONE_CACHE": str(folder), "CXX": str(compiler)},
+        capture_output=True,
+        text=True,
+    )
+    if "there is no C++ compiler" in built.stderr or "cuda_runtime_api.h" in built.stderr:
+        pytest.skip(built.stderr)
+    if "is known for" in built.stderr:
+        pytest.skip(built.stderr)
+    assert built.returncode == 0, built.stderr
+    assert Path(built.stdout.strip()).parent == folder
+    return folder
+
+
+def _torch_under(adapter: str, cache: Path, folder: Path) -> torch_tools.Torch:
+    around = torch_tools.fake_cuda(folder) | {"DRYSTONE_CACHE": str(cache)}
+
+    def run(code: str, **environment: str) -> str:
+        whole = torch_tools.program_start(adapter) + textwrap.dedent(code)
+        return run_code(whole, environment=around | environment).stdout
+
+    return run
+
+
+@pytest.fixture
+def on_full(adapter_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> torch_tools.Torch:
+    """Runs a piece of code with PyTorch under Drystone, connected by the full adapter."""
+    return _torch_under("full", adapter_cache, tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture(params=["full", "plain"])
+def on_either_way(
+    request: pytest.FixtureRequest, adapter_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> torch_tools.Torch:
+    """Likewise, connected in either way."""
+    return _torch_under(request.param, adapter_cache, tmp_path_factory.mktemp("cuda"))
 
 
 @pytest.fixture

@@ -10,59 +10,17 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import drystone.torch
 import pytest
 import torch_tools
 from conftest import run_code
-
-Torch = Callable[..., str]
-
-START = torch_tools.program_start("full")
+from torch_tools import Torch
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the adapter, built ahead of time; skips where it cannot be built."""
-    torch_tools.torch_folder()
-    folder = tmp_path_factory.mktemp("cache")
-    # Some compilers link C++'s library statically, and two of them in a process do not get on.
-    compiler = folder / "c++"
-    real = os.environ.get("CXX", "c++")
-    compiler.write_text(f'#!/bin/sh\nexec {real} -static-libstdc++ -static-libgcc "$@"\n')
-    compiler.chmod(0o755)
-    built = subprocess.run(
-        [sys.executable, "-m", "drystone.torch.adapter", "build"],
-        env=os.environ | {"DRYSTONE_CACHE": str(folder), "CXX": str(compiler)},
-        capture_output=True,
-        text=True,
-    )
-    if "there is no C++ compiler" in built.stderr or "cuda_runtime_api.h" in built.stderr:
-        pytest.skip(built.stderr)
-    if "is known for" in built.stderr:
-        pytest.skip(built.stderr)
-    assert built.returncode == 0, built.stderr
-    assert Path(built.stdout.strip()).parent == folder
-    return folder
-
-
-@pytest.fixture
-def torch_program(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Torch:
-    """Runs a piece of code with Drystone installed; what it printed."""
-    around = torch_tools.fake_cuda(tmp_path_factory.mktemp("cuda")) | {"DRYSTONE_CACHE": str(cache)}
-
-    def run(code: str, **environment: str) -> str:
-        whole = START + textwrap.dedent(code)
-        return run_code(whole, environment=around | environment).stdout
-
-    return run
-
-
-def test_tensors_come_and_go(torch_program: Torch) -> None:
-    torch_program(
+def test_tensors_come_and_go(on_full: Torch) -> None:
+    on_full(
         """
         a, b, nothing = new(10 * MIB), new(100), new(0)
         assert a.data_ptr() % 512 == 0 and nothing.data_ptr() == 0
@@ -90,8 +48,8 @@ def test_tensors_come_and_go(torch_program: Torch) -> None:
     )
 
 
-def test_out_of_memory_is_torch_s_and_observers_hear_of_it(torch_program: Torch) -> None:
-    torch_program(
+def test_out_of_memory_is_torch_s_and_observers_hear_of_it(on_full: Torch) -> None:
+    on_full(
         """
         heard = []
         torch._C._cuda_attach_out_of_memory_observer(lambda *figures: heard.append(figures))
@@ -109,8 +67,8 @@ def test_out_of_memory_is_torch_s_and_observers_hear_of_it(torch_program: Torch)
     )
 
 
-def test_limits(torch_program: Torch) -> None:
-    torch_program(
+def test_limits(on_full: Torch) -> None:
+    on_full(
         """
         assert torch.cuda.get_per_process_memory_fraction() == 1
         torch.cuda.set_per_process_memory_fraction(0.001)
@@ -125,104 +83,8 @@ def test_limits(torch_program: Torch) -> None:
     )
 
 
-def test_history_has_frames_contexts_and_order(torch_program: Torch) -> None:
-    torch_program(
-        """
-        def baker():
-            return new(3 * MIB)
-        def eater(bread):
-            del bread[0]
-        before = new(MIB)
-        torch.cuda.memory._record_memory_history(max_entries=100, stacks="python")
-        assert torch._C._cuda_isHistoryEnabled()
-        bread = [baker()]
-        address = bread[0].data_ptr()
-        eater(bread)
-        kept = baker()
-        raised(lambda: new(200 << 30), torch.OutOfMemoryError)
-        snapshot = torch.cuda.memory._snapshot()
-        trace = snapshot["device_traces"][0]
-        of_block = [e for e in trace if e.get("addr") == address and not e["action"].startswith("seg")]
-        assert [e["action"] for e in of_block] == [
-            "alloc", "free_requested", "free_completed", "alloc"]
-        names = [[frame["name"] for frame in e["frames"]] for e in of_block]
-        assert "baker" in names[0] and "eater" in names[1] and "eater" in names[2]
-        assert "baker" in names[3] and "eater" not in names[3]
-        assert [e["action"] for e in trace].count("oom") == 1
-        assert trace[-1]["action"] == "snapshot"
-        times = [e["time_us"] for e in trace]
-        assert times == sorted(times)
-        import time
-        assert abs(times[-1] / 1e6 - time.time()) < 60
-        blocks = [b for s in snapshot["segments"] for b in s["blocks"]]
-        by_address = {b["address"]: b for b in blocks}
-        assert "baker" in [f["name"] for f in by_address[kept.data_ptr()]["frames"]]
-        assert by_address[before.data_ptr()]["frames"] == []
-        assert all(sum(b["size"] for b in s["blocks"]) == s["total_size"] for s in snapshot["segments"])
-        # Off: what is live keeps its frames, and the trace is gone.
-        torch.cuda.memory._record_memory_history(enabled=None)
-        assert not torch._C._cuda_isHistoryEnabled()
-        snapshot = torch.cuda.memory._snapshot()
-        assert snapshot["device_traces"] == [[]]
-        """
-    )
-
-
-def test_the_ring_is_bounded_and_actions_can_be_left_out(torch_program: Torch) -> None:
-    torch_program(
-        """
-        torch.cuda.memory._record_memory_history(max_entries=7, stacks="python", skip_actions=["free_completed"])
-        def maker():
-            return new(MIB)
-        for _ in range(50):
-            block = maker()
-            del block
-        trace = torch.cuda.memory._snapshot()["device_traces"][0]
-        assert 0 < len(trace) <= 7
-        actions = {e["action"] for e in trace}
-        assert "free_completed" not in actions and {"alloc", "free_requested"} <= actions
-        assert all("maker" in [f["name"] for f in e["frames"]] for e in trace if e["action"] == "alloc")
-        torch.cuda.memory._record_memory_history(max_entries=7, clear_history=True)
-        assert torch.cuda.memory._snapshot()["device_traces"][0][0]["action"] == "snapshot"
-        """
-    )
-
-
-def test_the_users_words_are_in_the_history(torch_program: Torch) -> None:
-    torch_program(
-        """
-        torch.cuda.memory._record_memory_history(max_entries=100, global_record_annotations=True)
-        torch.cuda.memory._set_memory_metadata("epoch 3")
-        assert torch.cuda.memory._get_memory_metadata() == "epoch 3"
-        block = new(MIB)
-        torch.cuda.memory._set_memory_metadata("")
-        other = new(MIB)
-        trace = torch.cuda.memory._snapshot()["device_traces"][0]
-        words = {e["addr"]: e["user_metadata"] for e in trace if e["action"] == "alloc"}
-        assert words == {block.data_ptr(): "epoch 3", other.data_ptr(): ""}
-        """
-    )
-
-
-def test_a_dumped_snapshot_is_one_that_drystone_reads(torch_program: Torch, tmp_path: Path) -> None:
-    torch_program(
-        f"""
-        torch.cuda.memory._record_memory_history()
-        block = new(3 * MIB)
-        torch.cuda.memory._dump_snapshot({str(tmp_path / "snapshot.pickle")!r})
-        import pickle
-        with open({str(tmp_path / "snapshot.pickle")!r}, "rb") as file:
-            snapshot = pickle.load(file)
-        assert snapshot["segments"][0]["allocated_size"] == 3 * MIB
-        settings = snapshot["allocator_settings"]
-        assert settings["expandable_segments"] is True and settings["PYTORCH_CUDA_ALLOC_CONF"] == "slack:5"
-        """,
-        DRYSTONE_CONF="slack:5",
-    )
-
-
-def test_pools_keep_apart(torch_program: Torch) -> None:
-    torch_program(
+def test_pools_keep_apart(on_full: Torch) -> None:
+    on_full(
         """
         outside = new(4 * MIB)
         pool = torch.cuda.MemPool()
@@ -245,9 +107,6 @@ def test_pools_keep_apart(torch_program: Torch) -> None:
         del pool
         torch.cuda.empty_cache()
         assert torch.cuda.memory_reserved() < held
-        for options in [{"use_on_oom": True}, {"no_split": True}]:
-            text = raised(lambda: torch.cuda.MemPool(**options))
-            assert "Drystone" in text, text
         """
     )
 
@@ -264,8 +123,8 @@ CHECKPOINT = """
 """
 
 
-def test_a_pool_goes_back_to_a_state(torch_program: Torch) -> None:
-    torch_program(
+def test_a_pool_goes_back_to_a_state(on_full: Torch) -> None:
+    on_full(
         CHECKPOINT
         + """
         begin()
@@ -302,8 +161,8 @@ def test_a_pool_goes_back_to_a_state(torch_program: Torch) -> None:
     )
 
 
-def test_a_state_whose_place_is_taken_is_an_error_and_frees_nothing(torch_program: Torch) -> None:
-    torch_program(
+def test_a_state_whose_place_is_taken_is_an_error_and_frees_nothing(on_full: Torch) -> None:
+    on_full(
         CHECKPOINT
         + """
         begin()
@@ -321,65 +180,8 @@ def test_a_state_whose_place_is_taken_is_an_error_and_frees_nothing(torch_progra
     )
 
 
-PLUGIN = """
-#include <stddef.h>
-#include <stdint.h>
-static int live;
-static uintptr_t next = (uintptr_t)1 << 46;
-void *plugin_alloc(size_t size, int device, void *stream) {
-  (void)device, (void)stream;
-  ++live;
-  next += 2 * size;
-  return (void *)next;
-}
-void plugin_free(void *pointer, size_t size, int device, void *stream) {
-  (void)pointer, (void)size, (void)device, (void)stream;
-  --live;
-}
-int plugin_live(void) { return live; }
-"""
-
-
-def test_a_pool_can_have_another_allocator(torch_program: Torch, tmp_path: Path) -> None:
-    source, library = tmp_path / "plugin.c", tmp_path / "plugin.so"
-    source.write_text(PLUGIN)
-    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
-    torch_program(
-        f"""
-        import ctypes
-        live = ctypes.CDLL({str(library)!r}).plugin_live
-        plugin = torch.cuda.memory.CUDAPluggableAllocator({str(library)!r}, "plugin_alloc", "plugin_free")
-        pool = torch.cuda.MemPool(plugin.allocator())
-        outside = new(4 * MIB)
-        before = torch.cuda.memory_allocated()
-        with torch.cuda.use_mem_pool(pool):
-            inside, other = new(4 * MIB), new(100)
-        assert live() == 2 and torch.cuda.memory_allocated() == before
-        assert {{s["total_size"] for s in pool.snapshot()}} == {{4 * MIB, 512}}
-        address = inside.data_ptr()
-        other.record_stream(torch.cuda.current_stream())
-        inside.record_stream(torch.cuda.Stream())
-        other_address = other.data_ptr()
-        del inside, other
-        assert live() == 2, "kept for the pool"
-        after = new(100)
-        assert after.data_ptr() != other_address
-        with torch.cuda.use_mem_pool(pool):
-            again, more = new(90), new(4 * MIB)
-        assert again.data_ptr() == other_address
-        assert more.data_ptr() != address, "another stream may be using it"
-        assert live() == 3 and pool.use_count() == 1
-        del pool
-        assert live() == 2, "what is free went back"
-        del again, more
-        torch.cuda.empty_cache()
-        assert live() == 0
-        """
-    )
-
-
-def test_recorded_streams_delay_reuse(torch_program: Torch) -> None:
-    torch_program(
+def test_recorded_streams_delay_reuse(on_full: Torch) -> None:
+    on_full(
         """
         side = torch.cuda.Stream()
         block = new(4 * MIB)
@@ -398,14 +200,10 @@ def test_recorded_streams_delay_reuse(torch_program: Torch) -> None:
     )
 
 
-def test_what_cannot_be_done_says_so(torch_program: Torch) -> None:
-    torch_program(
+def test_what_cannot_be_done_says_so(on_full: Torch) -> None:
+    on_full(
         """
         new(MIB)
-        assert "cannot go past the cache" in raised(lambda: torch.cuda.caching_allocator_enable(False))
-        torch.cuda.caching_allocator_enable(True)
-        text = raised(lambda: torch.cuda.memory._set_allocator_settings("expandable_segments:True"))
-        assert "settings are fixed" in text
         other = torch.cuda.memory.CUDAPluggableAllocator(str(drystone._library.path()),
                                                         "drystone_torch_alloc", "drystone_torch_free")
         assert "initialized" in raised(lambda: torch.cuda.memory.change_current_allocator(other))
@@ -413,8 +211,47 @@ def test_what_cannot_be_done_says_so(torch_program: Torch) -> None:
     )
 
 
-def test_the_profiler_sees_memory(torch_program: Torch) -> None:
-    torch_program(
+def test_requests_go_past_the_cache_if_they_are_to(on_full: Torch) -> None:
+    on_full(
+        """
+        new(MIB)
+        def counted(size):
+            before = torch.cuda.memory_stats()["requested_bytes.all.allocated"]
+            pointer = torch._C._cuda_cudaCachingAllocator_raw_alloc(size, 0)
+            torch._C._cuda_cudaCachingAllocator_raw_delete(pointer)
+            return torch.cuda.memory_stats()["requested_bytes.all.allocated"] - before
+        torch.cuda.caching_allocator_enable(False)
+        assert counted(MIB) == 0
+        block = new(3 * MIB)
+        block.record_stream(torch.cuda.Stream())
+        assert torch.cuda.memory_allocated() == 0
+        torch.cuda.caching_allocator_enable(True)
+        assert counted(MIB) == MIB
+        del block
+        assert new(3 * MIB).numel() == 3 * MIB
+        """
+    )
+
+
+def test_settings_of_pinned_memory_are_torch_s_own(on_full: Torch) -> None:
+    on_full(
+        """
+        new(MIB)
+        def settings():
+            return torch.cuda.memory._snapshot()["allocator_settings"]
+        torch._C._accelerator_setAllocatorSettings(
+            "pinned_use_cuda_host_register:True,pinned_num_register_threads:8,max_split_size_mb:64")
+        assert settings()["pinned_use_cuda_host_register"] is True
+        assert settings()["pinned_num_register_threads"] == 8
+        assert settings()["max_split_size"] == 64 * MIB
+        torch._C._accelerator_setAllocatorSettings("pinned_use_cuda_host_register:False")
+        assert settings()["pinned_use_cuda_host_register"] is False and settings()["max_split_size"] == -1
+        """
+    )
+
+
+def test_the_profiler_sees_memory(on_full: Torch) -> None:
+    on_full(
         """
         from torch.profiler import ProfilerActivity, profile
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
@@ -425,7 +262,7 @@ def test_the_profiler_sees_memory(torch_program: Torch) -> None:
     )
 
 
-def test_after_cuda_is_in_use_it_says_so(torch_program: Torch, cache: Path) -> None:
+def test_after_cuda_is_in_use_it_says_so(on_full: Torch, adapter_cache: Path) -> None:
     code = """
     import torch
     torch.cuda.init()
@@ -437,8 +274,8 @@ def test_after_cuda_is_in_use_it_says_so(torch_program: Torch, cache: Path) -> N
     else:
         raise AssertionError("nothing was raised")
     """
-    torch_program("")
-    around = torch_tools.fake_cuda(cache) | {"DRYSTONE_CACHE": str(cache)}
+    on_full("")
+    around = torch_tools.fake_cuda(adapter_cache) | {"DRYSTONE_CACHE": str(adapter_cache)}
     run_code(code, environment=around)
 
 

@@ -11,9 +11,13 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+Torch = Callable[..., str]
+"""Runs a piece of code in a process of its own, with more of its environment by name; what it printed."""
 
 SOURCES = Path(__file__).with_name("sources")
 

@@ -429,6 +429,12 @@ const char *drystone_last_error(void);
 // and valid for ever.
 const char *drystone_status_name(drystone_status_t status);
 
+// Takes `roundup_power2_divisions`, `max_split_size_mb`, `max_non_split_rounding_mb` and
+// `garbage_collection_threshold` of `settings` from now on: a text as in `drystone_config_t`, where keys
+// that are left out have their default. Other keys are checked and stay as they are; so do live blocks.
+drystone_status_t drystone_retune(struct drystone_allocator_t *allocator,
+                                  const char *settings);
+
 // Fills a struct with the defaults: everything from the environment. It sets the fields of the first
 // version of the struct, which every later one begins with, and `struct_size` to that; a program
 // that uses fields of later versions begins with `DRYSTONE_CONFIG_INIT` instead.
@@ -487,6 +493,10 @@ drystone_status_t drystone_process_allocator(struct drystone_allocator_t **out);
 // Says how the allocator of the process is to be made: before its first use. NULL is the environment.
 // The settings are checked now; the device is opened on first use.
 drystone_status_t drystone_process_configure(const struct drystone_config_t *config);
+
+// `drystone_retune` for the allocator of the process, which need not have been made: then it is made
+// with these settings.
+drystone_status_t drystone_process_retune(const char *settings);
 
 // Says that work on `stream` uses the block too: after its free the bytes are not reused before that
 // stream has passed the free. The block's own stream needs no saying. NULL is accepted.
@@ -552,6 +562,19 @@ drystone_status_t drystone_empty_pool(struct drystone_allocator_t *allocator,
                                       struct drystone_pool_t pool,
                                       uint64_t *released);
 
+// Lets a pool that is held serve requests of others too, before they fail for lack of memory: from its
+// free blocks, which go back to it.
+drystone_status_t drystone_set_use_on_oom(struct drystone_allocator_t *allocator,
+                                          int32_t device,
+                                          struct drystone_pool_t pool,
+                                          bool serves);
+
+// Lets each block of a pool have memory of its own from now on, whole pages or a whole segment, as it
+// is shown in snapshots.
+drystone_status_t drystone_set_unsplit(struct drystone_allocator_t *allocator,
+                                       int32_t device,
+                                       struct drystone_pool_t pool);
+
 // How often a pool is held.
 drystone_status_t drystone_pool_use_count(struct drystone_allocator_t *allocator,
                                           int32_t device,
@@ -573,6 +596,17 @@ drystone_status_t drystone_defragment(struct drystone_allocator_t *allocator,
                                       int32_t device,
                                       int32_t what,
                                       struct drystone_defragmented_t *out);
+
+// Counts bytes of a device that the program took from it by other ways as reserved, so that the limit
+// holds for both together. `DRYSTONE_OUT_OF_MEMORY`, and nothing counted, if the limit forbids them.
+drystone_status_t drystone_account(struct drystone_allocator_t *allocator,
+                                   int32_t device,
+                                   uint64_t bytes);
+
+// Counts bytes as reserved no more that were counted by `drystone_account`; not more than those.
+drystone_status_t drystone_unaccount(struct drystone_allocator_t *allocator,
+                                     int32_t device,
+                                     uint64_t bytes);
 
 // Lets at most `bytes` of a device be reserved from now on; 0 is no limit. What is held above it stays
 // held, but nothing is added.

@@ -6,6 +6,7 @@ use std::mem::offset_of;
 use drystone_core::Config;
 use drystone_sim::SimConfig;
 
+use crate::allocator::{drystone_allocator_t, named};
 use crate::backend::Choice;
 use crate::status::{DRYSTONE_INVALID_CONFIG, Failure, call, drystone_status_t};
 
@@ -151,6 +152,34 @@ unsafe fn text(text: *const c_char, field: &str) -> Result<Option<String>, Failu
             format!("{field} is not UTF-8: \"{}\"", text.to_string_lossy()),
         )),
     }
+}
+
+/// Settings that a program wants from now on.
+///
+/// # Safety
+///
+/// The text is NULL or ends with a 0.
+pub(crate) unsafe fn settings(settings: *const c_char) -> Result<Config, Failure> {
+    // SAFETY: the caller's.
+    let text = unsafe { text(settings, "settings") }?.ok_or_else(|| Failure::null("settings"))?;
+    Ok(Config::parse(&text)?)
+}
+
+/// Takes `roundup_power2_divisions`, `max_split_size_mb`, `max_non_split_rounding_mb` and
+/// `garbage_collection_threshold` of `settings` from now on: a text as in `drystone_config_t`, where keys
+/// that are left out have their default. Other keys are checked and stay as they are; so do live blocks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn drystone_retune(
+    allocator: *mut drystone_allocator_t,
+    settings: *const c_char,
+) -> drystone_status_t {
+    call("drystone_retune", || {
+        // SAFETY: the header's rule for allocators.
+        let allocator = unsafe { named(allocator) }?;
+        // SAFETY: the header's rule for pointers.
+        allocator.core().retune(&unsafe { self::settings(settings) }?);
+        Ok(())
+    })
 }
 
 /// Fills a struct with the defaults: everything from the environment. It sets the fields of the first

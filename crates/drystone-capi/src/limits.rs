@@ -1,9 +1,10 @@
 //! Limits and what is held: how much of a device may be reserved, how much is, and giving it back.
 
+use drystone_core::config::format_bytes;
 use drystone_core::{Defragment, DeviceId, Driver};
 
 use crate::allocator::{drystone_allocator_t, named};
-use crate::status::{Failure, call, drystone_status_t};
+use crate::status::{DRYSTONE_OUT_OF_MEMORY, Failure, call, drystone_status_t};
 
 /// Free memory comes together, so that the next large request finds it without a driver call.
 pub const DRYSTONE_DEFRAGMENT_GATHER: i32 = 0;
@@ -103,6 +104,44 @@ pub unsafe extern "C" fn drystone_defragment(
             unsafe { out.write(done) };
         }
         Ok(())
+    })
+}
+
+/// Counts bytes of a device that the program took from it by other ways as reserved, so that the limit
+/// holds for both together. `DRYSTONE_OUT_OF_MEMORY`, and nothing counted, if the limit forbids them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn drystone_account(
+    allocator: *mut drystone_allocator_t,
+    device: i32,
+    bytes: u64,
+) -> drystone_status_t {
+    call("drystone_account", || {
+        // SAFETY: the header's rule for allocators.
+        let core = unsafe { named(allocator) }?.core();
+        let device = DeviceId(device as u32);
+        if core.account(device, bytes)? {
+            return Ok(());
+        }
+        let (held, limit) = (core.reserved_bytes(device)?, core.limit(device)?.unwrap_or(u64::MAX));
+        let [bytes, held, limit] = [bytes, held, limit].map(format_bytes);
+        Err(Failure::new(
+            DRYSTONE_OUT_OF_MEMORY,
+            format!("{bytes} beside {held} that are reserved are above the limit, {limit}"),
+        ))
+    })
+}
+
+/// Counts bytes as reserved no more that were counted by `drystone_account`; not more than those.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn drystone_unaccount(
+    allocator: *mut drystone_allocator_t,
+    device: i32,
+    bytes: u64,
+) -> drystone_status_t {
+    call("drystone_unaccount", || {
+        // SAFETY: the header's rule for allocators.
+        let allocator = unsafe { named(allocator) }?;
+        Ok(allocator.core().unaccount(DeviceId(device as u32), bytes)?)
     })
 }
 

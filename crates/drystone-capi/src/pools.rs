@@ -175,6 +175,37 @@ pub unsafe extern "C" fn drystone_empty_pool(
     })
 }
 
+/// Lets a pool that is held serve requests of others too, before they fail for lack of memory: from its
+/// free blocks, which go back to it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn drystone_set_use_on_oom(
+    allocator: *mut drystone_allocator_t,
+    device: i32,
+    pool: drystone_pool_t,
+    serves: bool,
+) -> drystone_status_t {
+    call("drystone_set_use_on_oom", || {
+        // SAFETY: the header's rule for allocators.
+        let allocator = unsafe { named(allocator) }?;
+        Ok(allocator.core().set_use_on_oom(DeviceId(device as u32), pool.into(), serves)?)
+    })
+}
+
+/// Lets each block of a pool have memory of its own from now on, whole pages or a whole segment, as it
+/// is shown in snapshots.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn drystone_set_unsplit(
+    allocator: *mut drystone_allocator_t,
+    device: i32,
+    pool: drystone_pool_t,
+) -> drystone_status_t {
+    call("drystone_set_unsplit", || {
+        // SAFETY: the header's rule for allocators.
+        let allocator = unsafe { named(allocator) }?;
+        Ok(allocator.core().set_unsplit(DeviceId(device as u32), pool.into())?)
+    })
+}
+
 /// How often a pool is held.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn drystone_pool_use_count(

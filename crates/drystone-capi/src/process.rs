@@ -1,20 +1,27 @@
 //! The allocator of the process, which torch's entry points and the Python package share: made on first
 //! use, never destroyed.
 
+use std::ffi::c_char;
 use std::sync::OnceLock;
 
-use drystone_core::Allocator;
+use drystone_core::{Allocator, Config};
 use parking_lot::Mutex;
 
 use crate::allocator::drystone_allocator_t;
 use crate::backend::Backend;
-use crate::config::{Setup, drystone_config_t};
+use crate::config::{self, Setup, drystone_config_t};
 use crate::status::{Failure, call, drystone_status_t};
 
 /// Set once; read at every allocation of torch.
 static ALLOCATOR: OnceLock<drystone_allocator_t> = OnceLock::new();
 /// What the program wants it to be, until it is made. Held while it is made.
-static WANTED: Mutex<Option<Setup>> = Mutex::new(None);
+static WANTED: Mutex<Wanted> = Mutex::new(Wanted { setup: None, settings: None });
+
+struct Wanted {
+    setup: Option<Setup>,
+    /// Settings that were changed before there was anything that they could be changed of.
+    settings: Option<Config>,
+}
 
 /// The allocator of the process, made on first use: as [`drystone_process_configure`] said, else from
 /// the environment. What failed is tried again at the next call.
@@ -37,8 +44,11 @@ fn make() -> Result<&'static drystone_allocator_t, Failure> {
     if let Some(allocator) = ALLOCATOR.get() {
         return Ok(allocator);
     }
-    let setup = wanted.clone().map_or_else(Setup::from_env, Ok)?;
+    let setup = wanted.setup.clone().map_or_else(Setup::from_env, Ok)?;
     let made = drystone_allocator_t::new(setup)?;
+    if let Some(settings) = &wanted.settings {
+        made.core().retune(settings);
+    }
     Ok(ALLOCATOR.get_or_init(|| made))
 }
 
@@ -78,7 +88,23 @@ pub unsafe extern "C" fn drystone_process_configure(
                  allocation, or make another one with drystone_create",
             ));
         }
-        *wanted = Some(setup);
+        wanted.setup = Some(setup);
+        Ok(())
+    })
+}
+
+/// `drystone_retune` for the allocator of the process, which need not have been made: then it is made
+/// with these settings.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn drystone_process_retune(settings: *const c_char) -> drystone_status_t {
+    call("drystone_process_retune", || {
+        // SAFETY: the header's rule for pointers.
+        let settings = unsafe { config::settings(settings) }?;
+        let mut wanted = WANTED.lock();
+        match ALLOCATOR.get() {
+            Some(allocator) => allocator.core().retune(&settings),
+            None => wanted.settings = Some(settings),
+        }
         Ok(())
     })
 }

@@ -198,20 +198,21 @@ pub unsafe extern "C" fn drystone_config_text(
         // SAFETY: the header's rule for allocators.
         let allocator = unsafe { named(allocator) }?;
         // SAFETY: the header's rule for pointers.
-        unsafe { hand_out(out, || Ok(allocator.core().config().to_string().into_bytes())) }
+        unsafe { hand_out(out, || Ok(allocator.core().settings().to_string().into_bytes())) }
     })
 }
 
 /// The allocator as torch's snapshot has it.
 fn take(allocator: &drystone_allocator_t) -> trace::Snapshot {
     let core = allocator.core();
-    let segments = core.snapshot();
-    let segments = segments.iter().map(|one| segment(one, is_mapped(allocator, one))).collect();
+    // First what happened: that a snapshot was taken is an event of the next one, as in torch.
     let mut device_traces = vec![Vec::new(); core.device_count() as usize];
     let clock = Clock::new(core.driver().now_ns());
     for event in core.history() {
         device_traces[event.device.0 as usize].push(entry(&event, &clock));
     }
+    let segments = core.snapshot();
+    let segments = segments.iter().map(|one| segment(one, is_mapped(allocator, one))).collect();
     trace::Snapshot { segments, device_traces, settings: settings(core), ..Default::default() }
 }
 
@@ -297,7 +298,7 @@ impl Clock {
 
 /// torch's settings under torch's names, and all that are not at their default as text.
 fn settings(core: &drystone_core::Allocator<crate::backend::Backend>) -> Vec<(String, String)> {
-    let config = core.config();
+    let config = core.settings();
     let flag = |value: bool| (if value { "True" } else { "False" }).to_owned();
     let max_split = config.max_split_size.map_or("-1".to_owned(), |bytes| bytes.to_string());
     let mut settings = vec![

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
@@ -32,8 +32,13 @@ impl SlowStat {
     pub(crate) fn up(&self) {
         self.up_to(1, u64::MAX);
     }
+    /// Blocks and segments that came before they were counted are not counted when they go.
     pub(crate) fn down(&self) {
-        self.down_by(1);
+        let mut stat = self.0.lock();
+        if stat.current > 0 {
+            stat.current -= 1;
+            stat.freed += 1;
+        }
     }
     /// Adds `by` if it stays within `limit`; false, and nothing added, if not.
     fn up_to(&self, by: u64, limit: u64) -> bool {
@@ -89,6 +94,8 @@ pub(crate) struct Device {
     pub(crate) total: u64,
     /// Bytes held of the device, and asked for at this moment.
     reserved: AtomicU64,
+    /// Bytes among them that the program took itself.
+    taken: AtomicU64,
     /// The most that may be reserved; `u64::MAX` for no limit.
     limit: AtomicU64,
     /// Bytes of the host held for this device.
@@ -98,8 +105,10 @@ pub(crate) struct Device {
     pub(crate) default_pool: Arc<Pool>,
     private_pools: RwLock<HashMap<PoolId, Arc<Pool>>>,
     scopes: RwLock<Vec<Scope>>,
-    /// How many scopes and ended streams there are, so that the fast path need not look.
+    /// How many scopes and ended streams there are, and one more while settings are changed, so that
+    /// the fast path need not look.
     exceptions: AtomicU32,
+    retuned: AtomicBool,
     captures: AtomicU32,
     /// Read while the driver is asked what it forbids in a capture; written while one begins.
     asking: RwLock<()>,
@@ -121,6 +130,7 @@ impl Device {
             id,
             total,
             reserved: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
             limit: AtomicU64::new(UNLIMITED),
             spilled: SlowStat::default(),
             spill_limit,
@@ -128,6 +138,7 @@ impl Device {
             private_pools: RwLock::new(HashMap::new()),
             scopes: RwLock::new(Vec::new()),
             exceptions: AtomicU32::new(0),
+            retuned: AtomicBool::new(false),
             captures: AtomicU32::new(0),
             asking: RwLock::new(()),
             tickers: Tickers::new(id),
@@ -169,6 +180,29 @@ impl Device {
         self.reserved.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok()
     }
 
+    /// Counts bytes as held that the program took itself. False, and nothing counted, if the limit
+    /// forbids it.
+    pub(crate) fn take(&self, bytes: u64) -> bool {
+        let fits = self.reserve(bytes);
+        if fits {
+            self.taken.fetch_add(bytes, Ordering::AcqRel);
+        }
+        fits
+    }
+
+    /// Counts bytes as held no more of those; not more than there are.
+    pub(crate) fn put_down(&self, bytes: u64) {
+        let left = |taken: u64| Some(taken.saturating_sub(bytes));
+        if let Ok(taken) = self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, left) {
+            self.unreserve(bytes.min(taken));
+        }
+    }
+
+    /// Bytes that the program took itself.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Acquire)
+    }
+
     /// Counts bytes as held no more.
     pub(crate) fn unreserve(&self, bytes: u64) {
         self.reserved.fetch_sub(bytes, Ordering::AcqRel);
@@ -202,7 +236,7 @@ impl Device {
         self.asking.try_read().filter(|_| !self.is_capturing())
     }
 
-    /// Whether any pool was begun, or any stream ended and did not begin again.
+    /// Whether any pool was begun, any stream ended and did not begin again, or settings were changed.
     #[inline]
     pub(crate) fn has_exceptions(&self) -> bool {
         self.exceptions.load(Ordering::Acquire) > 0
@@ -242,6 +276,24 @@ impl Device {
     /// Whether the memory that the pool caches must stay, for the replays of a captured graph.
     pub(crate) fn is_kept_for_replay(&self, id: PoolId) -> bool {
         id != PoolId::DEFAULT && self.pool(id).is_some_and(|pool| pool.is_kept_for_replay())
+    }
+
+    /// Whether each block of the pool is to have memory of its own.
+    pub(crate) fn is_unsplit(&self, id: PoolId) -> bool {
+        id != PoolId::DEFAULT && self.pool(id).is_some_and(|pool| pool.is_unsplit())
+    }
+
+    /// Says whether settings are others than at the beginning: then requests look. One at a time.
+    pub(crate) fn set_retuned(&self, retuned: bool) {
+        match (self.retuned.swap(retuned, Ordering::AcqRel), retuned) {
+            (false, true) => self.exceptions.fetch_add(1, Ordering::AcqRel),
+            (true, false) => self.exceptions.fetch_sub(1, Ordering::AcqRel),
+            _ => 0,
+        };
+    }
+
+    pub(crate) fn is_retuned(&self) -> bool {
+        self.retuned.load(Ordering::Acquire)
     }
 
     /// Gives a hold on a pool back. False if there is none.

@@ -4,7 +4,8 @@
 use crate::config::{Backing, Config, CrossStream, Reserve};
 use crate::heap::{Extent, Fit, SplitRule};
 use crate::units::{
-    GRANULE, GRANULE_SHIFT, Kind, MIB, PAGE, PAGE_SHIFT, SMALL_LIMIT, round_to_division, round_up,
+    GRANULE, GRANULE_SHIFT, GRANULES_PER_PAGE, Kind, MIB, PAGE, PAGE_SHIFT, SMALL_LIMIT,
+    round_to_division, round_up,
 };
 
 /// The least remainder of a large block that is worth a block of its own. Small enough that
@@ -176,6 +177,13 @@ impl Policy {
         }
     }
 
+    /// The same request for a pool whose blocks are not to share pages or a segment.
+    pub(crate) fn whole(&self, fit: &Fit) -> Fit {
+        let pages = fit.units.div_ceil(GRANULES_PER_PAGE);
+        let rule = SplitRule { least_remainder: u32::MAX, ..fit.rule };
+        Fit { kind: Kind::Large, units: pages * GRANULES_PER_PAGE, rule, ..*fit }
+    }
+
     /// The least size in bytes of a new segment that would serve a request.
     pub(crate) fn least_segment(&self, fit: &Fit) -> u64 {
         round_up(u64::from(fit.units_to_find()) << GRANULE_SHIFT, GRANULARITY_MIN)
@@ -194,6 +202,8 @@ impl Policy {
             }
         };
         match self.max_split_size {
+            // The rest of a larger one would serve nobody.
+            _ if fit.rule.least_remainder == u32::MAX => least,
             // A larger one would be refused to its own size once it is one free block.
             Some(limit) if u64::from(fit.units) << GRANULE_SHIFT < limit => {
                 wanted.min((limit - 1) / GRANULARITY_MIN * GRANULARITY_MIN).max(least)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -106,12 +107,20 @@ pub(crate) struct Holding {
 pub(crate) struct Pool {
     pub(crate) id: PoolId,
     pub(crate) holding: Mutex<Holding>,
+    serves_on_oom: AtomicBool,
+    unsplit: AtomicBool,
     heaps: StreamTable,
 }
 
 impl Pool {
     pub(crate) fn new(id: PoolId) -> Self {
-        Pool { id, holding: Mutex::new(Holding::default()), heaps: StreamTable::new() }
+        Pool {
+            id,
+            holding: Mutex::default(),
+            serves_on_oom: AtomicBool::new(false),
+            unsplit: AtomicBool::new(false),
+            heaps: StreamTable::new(),
+        }
     }
 
     /// The heap of a stream, if it has one.
@@ -151,6 +160,24 @@ impl Pool {
             }
         }
         Ok(held)
+    }
+
+    /// Whether its free blocks serve requests of other pools before those fail.
+    pub(crate) fn serves_on_oom(&self) -> bool {
+        self.serves_on_oom.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_serves_on_oom(&self, serves: bool) {
+        self.serves_on_oom.store(serves, Ordering::Relaxed);
+    }
+
+    /// Whether each of its blocks is to have pages or a segment of its own.
+    pub(crate) fn is_unsplit(&self) -> bool {
+        self.unsplit.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_unsplit(&self) {
+        self.unsplit.store(true, Ordering::Relaxed);
     }
 
     /// Whether nobody holds it: what it caches may go to others. Never so for the default pool.

@@ -33,12 +33,6 @@ _SOURCES = Path(__file__).with_name("csrc")
 _TORCH = "2.11"
 """The version of PyTorch whose class the sources carry. Others have other functions."""
 
-_SETTINGS_FUNCTIONS = (
-    "_accelerator_setAllocatorSettings",
-    "_cuda_cudaCachingAllocator_set_allocator_settings",
-)
-"""Functions of ``torch._C`` that would set what nobody reads."""
-
 _FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
 _LINK_FLAGS = ["-shared", "-nodefaultlibs"]
 _MESSAGE_BYTES = 4096
@@ -61,6 +55,8 @@ def install(config: str | None = None) -> None:
     """
     import torch
 
+    from drystone.torch import settings
+
     if torch.cuda.is_initialized():
         raise AdapterUnavailable("CUDA is in use already, and PyTorch takes another allocator only before")
     built = build()
@@ -74,9 +70,7 @@ def install(config: str | None = None) -> None:
             f"{built} cannot be loaded ({error}): remove it, and it is built again"
         ) from error
     _call(adapter.drystone_adapter_install, str(_library.path()).encode())
-    for name in _SETTINGS_FUNCTIONS:
-        if hasattr(torch._C, name):
-            setattr(torch._C, name, _refuse_settings)
+    settings.connect()
 
 
 def build() -> Path:
@@ -242,13 +236,6 @@ def _call(function: ctypes._NamedFuncPointer, *arguments: object) -> None:
     message = ctypes.create_string_buffer(_MESSAGE_BYTES)
     if function(*arguments, message, ctypes.c_size_t(_MESSAGE_BYTES)) != 0:
         raise AdapterUnavailable(message.value.decode(errors="replace"))
-
-
-def _refuse_settings(settings: str) -> None:
-    raise RuntimeError(
-        "_set_allocator_settings: Drystone's settings are fixed once it is installed. Give them to "
-        "drystone.install() or in DRYSTONE_CONF; limits can be changed with drystone.limit()"
-    )
 
 
 def _main(arguments: list[str]) -> int:

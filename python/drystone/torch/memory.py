@@ -16,10 +16,13 @@ from typing import Any
 import torch
 
 import drystone
-from drystone.torch import pools
+from drystone import _library
+from drystone.torch import pools, settings
 
 _log = logging.getLogger("drystone")
 _said: set[str] = set()
+_fractions: dict[int, tuple[float, int | None]] = {}
+"""The fraction that was set of a device, and the limit that it came to."""
 
 MAX_HISTORY = 1_000_000
 """The most events that are kept; PyTorch's own default is no bound."""
@@ -30,6 +33,7 @@ def connect() -> None:
     replace(torch._C, _FUNCTIONS)
     replace(torch._C, {name: _refusal(name, advice) for name, advice in _REFUSED.items()})
     pools.connect(replace)
+    settings.connect()
     torch.UntypedStorage._share_cuda_ = _refusal(
         "sharing a CUDA tensor with another process",
         "share it as a CPU tensor (tensor.cpu()), or use the full adapter",
@@ -84,8 +88,18 @@ def _reset_peak(device: Any = None) -> None:
     drystone.reset_peak_stats(_index(device))
 
 
+def _set_fraction(fraction: float, device: int) -> None:
+    _library.call("drystone_set_memory_fraction", device, fraction)
+    _fractions[device] = fraction, drystone.get_limit(device)
+
+
 def _fraction(device: Any = None) -> float:
-    limit, total = drystone.get_limit(_index(device)), drystone.memory_info(_index(device)).total
+    index = torch.cuda.current_device() if _index(device) is None else device
+    limit, total = drystone.get_limit(index), drystone.memory_info(index).total
+    fraction, bound = _fractions.get(index, (1.0, None))
+    if limit == bound:
+        # Bytes say less than the fraction that they came from.
+        return fraction
     return min(limit / total, 1.0) if limit and total else 1.0
 
 
@@ -169,6 +183,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "_cuda_memoryStats": _memory_stats,
     "_cuda_resetAccumulatedMemoryStats": _reset_accumulated,
     "_cuda_resetPeakMemoryStats": _reset_peak,
+    "_cuda_setMemoryFraction": _set_fraction,
     "_cuda_getMemoryFraction": _fraction,
     "_cuda_memorySnapshot": _snapshot,
     "_cuda_record_memory_history": _record_history,
@@ -185,10 +200,6 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 _FULL = "use the full adapter: drystone.install(adapter='full'), which says what it lacks"
-_SETTINGS = (
-    "settings are fixed once Drystone is installed: give them to drystone.install(), or set "
-    "DRYSTONE_CONF"
-)
 
 _REFUSED: dict[str, str] = {
     "_cuda_getCheckpointState": f"torch.compile(mode='reduce-overhead') needs it; {_FULL}",
@@ -196,6 +207,4 @@ _REFUSED: dict[str, str] = {
     "_cuda_checkPoolLiveAllocations": f"torch.compile(mode='reduce-overhead') needs it; {_FULL}",
     "_cuda_setMemoryMetadata": f"allocations carry no metadata here; {_FULL}",
     "_cuda_getMemoryMetadata": f"allocations carry no metadata here; {_FULL}",
-    "_accelerator_setAllocatorSettings": _SETTINGS,
-    "_cuda_cudaCachingAllocator_set_allocator_settings": _SETTINGS,
 }

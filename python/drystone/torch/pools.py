@@ -21,28 +21,27 @@ class MemPool:
 
     Args:
         allocator: Must be None: the pool's memory comes from Drystone.
-        use_on_oom: Must be False: memory of a pool serves that pool only.
-        no_split: Must be False: Drystone splits blocks in pools as elsewhere.
+        use_on_oom: Whether the pool's free blocks serve other requests before those fail.
+        no_split: Whether each block has memory of its own, whole pages.
     """
 
     def __init__(
         self, allocator: Any = None, use_on_oom: bool = False, no_split: bool = False
     ) -> None:
-        for name, given in {
-            "allocator": allocator is not None,
-            "use_on_oom": use_on_oom,
-            "no_split": no_split,
-        }.items():
-            if given:
-                raise RuntimeError(
-                    f"drystone: torch.cuda.MemPool({name}=...) is not possible on the plain path: "
-                    "leave it out, or use the full adapter"
-                )
+        if allocator is not None:
+            raise RuntimeError(
+                "drystone: torch.cuda.MemPool(allocator) is not possible on the plain path: leave it "
+                "out, or use the full adapter"
+            )
         self._device = torch.cuda.current_device()
         # PyTorch's own numbers, so that no graph has the same.
         first, second = torch.cuda.graph_pool_handle()
         self._id = int(first), int(second)
         self._call("drystone_retain_pool")
+        if use_on_oom:
+            self._call("drystone_set_use_on_oom", True)
+        if no_split:
+            self._call("drystone_set_unsplit")
 
     @property
     def id(self) -> tuple[int, int]:

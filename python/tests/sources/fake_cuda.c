@@ -3,6 +3,7 @@
  * driver's, so that it is found where PyTorch looks for that. */
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cuda_runtime_api.h>
@@ -79,6 +80,16 @@ cudaError_t cudaStreamGetPriority(cudaStream_t stream, int *priority) {
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
   (void)stream;
   *status = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **pointer, size_t size) {
+  *pointer = malloc(size);
+  return *pointer == NULL ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+cudaError_t cudaFree(void *pointer) {
+  free(pointer);
   return cudaSuccess;
 }
 

@@ -11,10 +11,21 @@ void test_limits(void) {
     drystone_allocator_t *allocator = make("limit:256MiB", GIB, 2);
     uint64_t bytes = 1, total = 0;
     void *pointer = NULL;
+    FAILS(DRYSTONE_INVALID_CONFIG, "drystone_retune: ", drystone_retune(allocator, "nonsense"));
+    OK(drystone_retune(allocator, "garbage_collection_threshold:0.8"));
     OK(drystone_limit(allocator, 0, &bytes));
     CHECK(bytes == 256 * MIB);
     FAILS(DRYSTONE_OUT_OF_MEMORY, "limit 256.00 MiB",
           drystone_allocate(allocator, 300 * MIB, 0, 0, &pointer));
+    OK(drystone_account(allocator, 0, 100 * MIB));
+    CHECK(reserved(allocator, 0) == 100 * MIB);
+    CHECK(drystone_allocate(allocator, 200 * MIB, 0, 0, &pointer) == DRYSTONE_OUT_OF_MEMORY);
+    FAILS(DRYSTONE_OUT_OF_MEMORY, "200.00 MiB beside 100.00 MiB",
+          drystone_account(allocator, 0, 200 * MIB));
+    OK(drystone_unaccount(allocator, 0, GIB));
+    CHECK(reserved(allocator, 0) == 0);
+    CHECK(drystone_account(allocator, 2, 1) == DRYSTONE_INVALID_ARGUMENT);
+    CHECK(drystone_unaccount(allocator, 2, 1) == DRYSTONE_INVALID_ARGUMENT);
     OK(drystone_set_limit(allocator, 0, 0));
     OK(drystone_limit(allocator, 0, &bytes));
     CHECK(bytes == 0);

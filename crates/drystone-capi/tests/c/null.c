@@ -30,6 +30,11 @@ static void no_allocator(void) {
     REFUSES("allocator", drystone_release_pool(none, 0, pool));
     REFUSES("allocator", drystone_empty_pool(none, 0, pool, NULL));
     REFUSES("allocator", drystone_pool_use_count(none, 0, pool, &count));
+    REFUSES("allocator", drystone_set_use_on_oom(none, 0, pool, true));
+    REFUSES("allocator", drystone_set_unsplit(none, 0, pool));
+    REFUSES("allocator", drystone_retune(none, ""));
+    REFUSES("allocator", drystone_account(none, 0, 1));
+    REFUSES("allocator", drystone_unaccount(none, 0, 1));
     REFUSES("allocator", drystone_device_count(none, &count));
     REFUSES("allocator", drystone_empty_cache(none, 0, NULL));
     REFUSES("allocator", drystone_defragment(none, 0, 0, NULL));

@@ -96,6 +96,42 @@ static void check_refusals(drystone_allocator_t *allocator) {
     CHECK(drystone_empty_pool(allocator, 1, unknown, NULL) == DRYSTONE_INVALID_ARGUMENT);
     CHECK(drystone_pool_use_count(allocator, 1, unknown, &uses) == DRYSTONE_INVALID_ARGUMENT);
     CHECK(drystone_pool_stats(allocator, 1, unknown, &stats) == DRYSTONE_INVALID_ARGUMENT);
+    CHECK(drystone_set_use_on_oom(allocator, 0, unknown, true) == DRYSTONE_POOL_ERROR);
+    CHECK(drystone_set_unsplit(allocator, 0, standard) == DRYSTONE_POOL_ERROR);
+    CHECK(drystone_set_unsplit(allocator, 1, unknown) == DRYSTONE_INVALID_ARGUMENT);
+}
+
+static void check_use_on_oom(drystone_allocator_t *allocator) {
+    drystone_pool_t pool;
+    void *pooled = NULL, *other = NULL;
+    OK(drystone_new_pool_id(&pool));
+    OK(drystone_begin_pool(allocator, 0, pool, DRYSTONE_PURPOSE_USER, NULL, NULL));
+    OK(drystone_allocate(allocator, 700 * MIB, 0, 0, &pooled));
+    OK(drystone_end_pool(allocator, 0, pool));
+    OK(drystone_free(allocator, pooled));
+    CHECK(drystone_allocate(allocator, 600 * MIB, 0, 0, &other) == DRYSTONE_OUT_OF_MEMORY);
+    OK(drystone_set_use_on_oom(allocator, 0, pool, true));
+    OK(drystone_allocate(allocator, 600 * MIB, 0, 0, &other));
+    CHECK(other == pooled && in_pool(allocator, pool) == 1);
+    OK(drystone_free(allocator, other));
+    OK(drystone_set_use_on_oom(allocator, 0, pool, false));
+    CHECK(drystone_allocate(allocator, 600 * MIB, 0, 0, &other) == DRYSTONE_OUT_OF_MEMORY);
+    OK(drystone_release_pool(allocator, 0, pool));
+}
+
+static void check_unsplit(drystone_allocator_t *allocator) {
+    drystone_pool_t pool;
+    drystone_block_t block;
+    void *pointer = NULL;
+    OK(drystone_new_pool_id(&pool));
+    OK(drystone_begin_pool(allocator, 0, pool, DRYSTONE_PURPOSE_USER, NULL, NULL));
+    OK(drystone_set_unsplit(allocator, 0, pool));
+    OK(drystone_allocate(allocator, 3 * MIB, 0, 0, &pointer));
+    OK(drystone_end_pool(allocator, 0, pool));
+    OK(drystone_block(allocator, pointer, &block));
+    CHECK(block.size == 4 * MIB && block.requested == 3 * MIB);
+    OK(drystone_free(allocator, pointer));
+    OK(drystone_release_pool(allocator, 0, pool));
 }
 
 void test_pools(void) {
@@ -104,5 +140,7 @@ void test_pools(void) {
     check_routing(allocator);
     check_capture(allocator);
     check_refusals(allocator);
+    check_use_on_oom(allocator);
+    check_unsplit(allocator);
     OK(drystone_destroy(allocator));
 }

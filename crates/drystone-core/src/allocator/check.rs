@@ -62,7 +62,7 @@ impl<D: Driver> Allocator<D> {
             reserved += stranded;
             let stats = device.totals.stats(None);
             let counted = stats.all(Metric::ReservedBytes).current + stranded;
-            if reserved != device.reserved() || reserved != counted {
+            if reserved + device.taken() != device.reserved() || reserved != counted {
                 return Err(format!(
                     "{}: {reserved} bytes in segments, {} reserved, {counted} counted",
                     device.id,

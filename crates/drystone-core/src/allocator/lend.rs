@@ -90,7 +90,23 @@ impl<D: Driver> Allocator<D> {
             device.counters.adopted.fetch_add(1, Ordering::Relaxed);
             return self.attach(quest, &offer.heap, segment).map(Some);
         }
-        self.borrow_block(quest)
+        self.borrow_block(quest, self.lenders(quest, false))
+    }
+
+    /// Hands out a free block of a pool of which [`Allocator::set_use_on_oom`] said so. It goes back to that pool
+    /// when it is freed.
+    pub(super) fn borrow_on_oom(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
+        let Quest { device, pool, .. } = *quest;
+        if device.is_capturing() {
+            return Ok(None);
+        }
+        let mut heaps = device.totals.heaps();
+        heaps.retain(|(id, heap)| {
+            *id != pool.id
+                && device.pool(*id).is_some_and(|pool| pool.serves_on_oom())
+                && !heap.lock().spills()
+        });
+        self.borrow_block(quest, heaps)
     }
 
     pub(super) fn wait_on_gpu(
@@ -191,11 +207,17 @@ impl<D: Driver> Allocator<D> {
         Ok(handed.address)
     }
 
-    /// Hands out a block of another heap of the pool; this stream waits for that heap's.
-    fn borrow_block(&self, quest: &Quest<'_>) -> Result<Option<u64>, NoSegment> {
+    /// Hands out a block of one of these heaps; this stream waits for that heap's.
+    fn borrow_block(
+        &self,
+        quest: &Quest<'_>,
+        lenders: Vec<(PoolId, Arc<Heap>)>,
+    ) -> Result<Option<u64>, NoSegment> {
         let Quest { device, fit, request, .. } = *quest;
         let borrower = device.tickers.of(request.stream);
-        for (id, heap) in self.lenders(quest, false) {
+        for (id, heap) in lenders {
+            let whole = device.is_unsplit(id).then(|| self.policy.whole(fit));
+            let fit = whole.as_ref().unwrap_or(fit);
             let mut core = heap.lock();
             // It may serve others by now, or a graph.
             let serves = core.serves(device.id, id) && !core.is_sealed();
@@ -205,13 +227,17 @@ impl<D: Driver> Allocator<D> {
             let Some(lender) = core.ticker().cloned() else { continue };
             let Some(index) = core.find(fit) else { continue };
             let handed = heap.hand_out(&mut core, index, fit);
-            // Until this stream waits, only this thread knows the address.
-            core.add_use(handed.index, Arc::clone(&borrower));
-            drop(core);
-            if let Err(error) = self.wait_on_gpu(quest, &lender) {
-                tracing::warn!(%error, "{} cannot wait", request.stream);
-                self.take_back_lent(&heap, handed);
-                continue;
+            if lender.stream == request.stream {
+                drop(core);
+            } else {
+                // Until this stream waits, only this thread knows the address.
+                core.add_use(handed.index, Arc::clone(&borrower));
+                drop(core);
+                if let Err(error) = self.wait_on_gpu(quest, &lender) {
+                    tracing::warn!(%error, "{} cannot wait", request.stream);
+                    self.take_back_lent(&heap, handed);
+                    continue;
+                }
             }
             device.counters.borrowed.fetch_add(1, Ordering::Relaxed);
             let mut core = heap.lock();

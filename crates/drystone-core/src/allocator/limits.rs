@@ -48,7 +48,25 @@ impl<D: Driver> Allocator<D> {
         Ok(self.device(device)?.limit())
     }
 
-    /// Bytes that the allocator holds of the device.
+    /// Counts bytes of the device that the program took from it by other ways as reserved, so that
+    /// the limit holds for both together. False, and nothing counted, if the limit forbids them.
+    pub fn account(&self, device: DeviceId, bytes: u64) -> Result<bool, InvalidDevice> {
+        let device = self.device(device)?;
+        let fits = device.take(bytes);
+        self.tell_reserved(device);
+        Ok(fits)
+    }
+
+    /// Counts bytes as reserved no more that were counted by [`Allocator::account`]; not more than
+    /// those.
+    pub fn unaccount(&self, device: DeviceId, bytes: u64) -> Result<(), InvalidDevice> {
+        let device = self.device(device)?;
+        device.put_down(bytes);
+        self.tell_reserved(device);
+        Ok(())
+    }
+
+    /// Bytes that the allocator holds of the device, and those that it was told of.
     pub fn reserved_bytes(&self, device: DeviceId) -> Result<u64, InvalidDevice> {
         Ok(self.device(device)?.reserved())
     }

@@ -1,8 +1,8 @@
 //! The allocator: requests, frees and recorded streams; the fast path lives in this file.
 //!
 //! The other files hold what is rarer: `slow` (a request that the cache cannot serve), `release`
-//! (giving memory back), `lend` (memory of other streams), `pools`, `limits`, `pins`,
-//! `defragment`, `relocate` (movable blocks), `report`, `check`.
+//! (giving memory back), `lend` (memory of other streams), `pools`, `limits`, `retune` (settings that
+//! change), `pins`, `defragment`, `relocate` (movable blocks), `report`, `check`.
 
 mod check;
 mod defragment;
@@ -16,6 +16,7 @@ mod relocate;
 mod remap;
 mod report;
 mod restore;
+mod retune;
 mod share;
 mod slow;
 mod spill;
@@ -23,7 +24,7 @@ mod spill;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::block::State;
 use crate::callbacks::Callbacks;
@@ -67,6 +68,8 @@ pub struct Allocator<D: Driver> {
     driver: Metered<D>,
     config: Config,
     policy: Policy,
+    /// What was changed of the settings since.
+    retuned: RwLock<Option<retune::Retuned>>,
     /// The driver's clock when the allocator was made.
     made_at_ns: u64,
     devices: Box<[Device]>,
@@ -118,9 +121,10 @@ impl<D: Driver> Allocator<D> {
             .collect::<Result<_, DriverError>>()?;
         let made_at_ns = driver.now_ns();
         let allocator = Allocator {
-            takes_notes: AtomicBool::new(takes_notes(&config, config.history)),
+            takes_notes: AtomicBool::new(config.history > 0 || config.max_split_size.is_some()),
             driver,
             policy: Policy::new(&config),
+            retuned: RwLock::new(None),
             made_at_ns,
             history: History::new(config.history),
             config,
@@ -189,7 +193,7 @@ impl<D: Driver> Allocator<D> {
             return Ok(0);
         }
         if request.size > MAX_REQUEST {
-            return Err(AllocError::TooLarge { size: request.size });
+            return Err(self.too_large(device, &request));
         }
         if device.has_exceptions() {
             return self.serve_routed(device, &request);
@@ -197,14 +201,36 @@ impl<D: Driver> Allocator<D> {
         self.serve_from(device, &device.default_pool, &request)
     }
 
-    /// Serves a request while pools are begun or streams have ended.
+    /// Serves a request while pools are begun, streams have ended or settings were changed.
     #[cold]
     fn serve_routed(&self, device: &Device, request: &Request) -> Result<u64, AllocError> {
         device.stream_is_used(request.stream);
-        match device.route(request.stream) {
-            Some(pool) => self.serve_from(device, &pool, request),
-            None => self.serve_from(device, &device.default_pool, request),
+        let routed = device.route(request.stream);
+        let pool = routed.as_ref().unwrap_or(&device.default_pool);
+        if device.is_retuned() || pool.is_unsplit() {
+            return self.serve_by_other_rules(device, pool, request);
         }
+        self.serve_from(device, pool, request)
+    }
+
+    /// Serves a request whose block is not what the configuration says.
+    #[cold]
+    fn serve_by_other_rules(
+        &self,
+        device: &Device,
+        pool: &Arc<Pool>,
+        request: &Request,
+    ) -> Result<u64, AllocError> {
+        let fit = self.fit_in(pool, request.size, request.align);
+        if let Some(Held { heap, term }) = pool.heap(request.stream) {
+            let mut core = heap.lock();
+            if core.is_term(*term)
+                && let Some(handed) = heap.allocate(&mut core, &fit, true)
+            {
+                return Ok(self.handed_out(device, heap, core, handed));
+            }
+        }
+        self.allocate_slowly(device, pool, request)
     }
 
     /// Serves a request out of a pool. What is inlined ends with the parked block.
@@ -435,6 +461,11 @@ impl<D: Driver> Allocator<D> {
         self.takes_notes.load(Ordering::Relaxed)
     }
 
+    fn look_who_takes_notes(&self) {
+        let notes = self.history.is_on() || self.max_split_size().is_some();
+        self.takes_notes.store(notes, Ordering::Relaxed);
+    }
+
     /// Writes down that a block was handed out.
     #[inline(always)]
     fn note_allocation(&self, device: &Device, core: &HeapCore, block: Located) {
@@ -479,11 +510,6 @@ fn maps(driver: &impl Driver, device: DeviceId) -> Result<bool, DriverError> {
         Err(error) if error.kind == DriverErrorKind::NotSupported => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Whether operations on blocks are to be written down where the history keeps `entries` events.
-fn takes_notes(config: &Config, entries: usize) -> bool {
-    entries > 0 || config.max_split_size.is_some()
 }
 
 impl<D: Driver> Drop for Allocator<D> {

@@ -59,6 +59,29 @@ impl<D: Driver> Allocator<D> {
         Ok(())
     }
 
+    /// Lets a pool that is held serve requests of others too, before they fail for lack of memory:
+    /// from its free blocks, which go back to it. Not in a capture, and not from a pool that a captured
+    /// graph holds.
+    pub fn set_use_on_oom(
+        &self,
+        device: DeviceId,
+        pool: PoolId,
+        serves: bool,
+    ) -> Result<(), PoolError> {
+        let known = self.private(device, pool)?.pool(pool);
+        let known = known.ok_or(PoolError::Unknown { device, pool })?;
+        known.set_serves_on_oom(serves);
+        Ok(())
+    }
+
+    /// Lets each block of a pool have memory of its own from now on: whole pages, or a whole segment.
+    /// Snapshots show each as a segment.
+    pub fn set_unsplit(&self, device: DeviceId, pool: PoolId) -> Result<(), PoolError> {
+        let known = self.private(device, pool)?.pool(pool);
+        known.ok_or(PoolError::Unknown { device, pool })?.set_unsplit();
+        Ok(())
+    }
+
     /// How often the pool is held; none if it is not known.
     pub fn pool_use_count(&self, device: DeviceId, pool: PoolId) -> Option<u32> {
         let pool = self.device(device).ok()?.pool(pool)?;

@@ -32,7 +32,12 @@ impl<D: Driver> Allocator<D> {
     pub fn empty_cache(&self, device: DeviceId) -> Result<u64, PoolError> {
         let device = self.device(device)?;
         self.settle_all(device);
-        Ok(self.release_cached(device, None)?)
+        let waits = &device.counters.sync_all_streams;
+        let before = waits.load(Ordering::Relaxed);
+        let released = self.release_cached(device, None)?;
+        // As torch counts: a call is one, however many streams there were to wait for.
+        waits.store(before + 1, Ordering::Relaxed);
+        Ok(released)
     }
 
     /// Likewise every idle segment and handle of one pool, held or not. A pool that a captured graph holds
@@ -165,7 +170,7 @@ impl<D: Driver> Allocator<D> {
     /// Step 6 of the slow path, torch's rule for `max_split_size`: the smallest idle segment that
     /// makes room for the request, else the largest ones until there is enough. True if so.
     pub(super) fn release_enough(&self, device: &Device, needed: u64) -> Result<bool, DriverError> {
-        let key = needed.max(self.policy.max_split_size.unwrap_or(0));
+        let key = needed.max(self.max_split_size().unwrap_or(0));
         let mut idle = self.candidates(device, |id| self.may_release(device, id));
         idle.retain(|candidate| {
             candidate.idle.kind == Kind::Large && self.is_oversize(candidate.idle.bytes)
@@ -190,7 +195,7 @@ impl<D: Driver> Allocator<D> {
     /// it is less. Of pages, handles without a live byte go. Only where a limit is set. A failure is
     /// not the request's: it is logged.
     pub(super) fn collect_garbage(&self, device: &Device) {
-        let threshold = self.policy.garbage_collection_threshold;
+        let threshold = self.in_force(|policy| policy.garbage_collection_threshold);
         let Some(limit) = device.limit().filter(|_| threshold > 0.0) else { return };
         let allowed = (limit as f64 * threshold) as u64;
         let mut excess = device.reserved().saturating_sub(allowed);

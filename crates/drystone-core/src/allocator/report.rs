@@ -82,7 +82,7 @@ impl<D: Driver> Allocator<D> {
             num_sync_all_streams: counters.sync_all_streams.load(Relaxed),
             num_device_alloc: counters.device_alloc.load(Relaxed),
             num_device_free: counters.device_free.load(Relaxed),
-            max_split_size: self.policy.max_split_size,
+            max_split_size: self.max_split_size(),
             num_borrowed: counters.borrowed.load(Relaxed),
             num_adopted: counters.adopted.load(Relaxed),
             spilled_bytes: device.spilled.get(),
@@ -153,12 +153,14 @@ impl<D: Driver> Allocator<D> {
         segments
     }
 
-    fn segments_of(&self, device: &Device) -> Vec<SegmentInfo> {
+    fn segments_of(&self, known: &Device) -> Vec<SegmentInfo> {
         let mut segments = Vec::new();
-        for (_, heap) in device.totals.heaps() {
+        for (_, heap) in known.totals.heaps() {
             let mut core = heap.lock();
             let Some(HeapKey { device, pool, stream }) = core.key else { continue };
             let spilled = core.spills();
+            // What holds one block each is shown as a segment each, whether or not it lies in an arena.
+            let unsplit = known.is_unsplit(pool);
             core.for_each_segment(|segment, blocks| {
                 let mut run: Option<SegmentInfo> = None;
                 for (address, block) in blocks {
@@ -168,7 +170,7 @@ impl<D: Driver> Allocator<D> {
                         continue;
                     };
                     let size = block.bytes();
-                    let run = run.get_or_insert_with(|| SegmentInfo {
+                    let shown = run.get_or_insert_with(|| SegmentInfo {
                         device,
                         pool,
                         stream,
@@ -178,8 +180,11 @@ impl<D: Driver> Allocator<D> {
                         spilled,
                         blocks: Vec::new(),
                     });
-                    run.size += size;
-                    run.blocks.push(BlockInfo { address, size, requested, state });
+                    shown.size += size;
+                    shown.blocks.push(BlockInfo { address, size, requested, state });
+                    if unsplit {
+                        segments.extend(run.take());
+                    }
                 }
                 segments.extend(run);
             });
@@ -202,8 +207,7 @@ impl<D: Driver> Allocator<D> {
     /// Keeps the last `entries` events from now on; 0 stops and forgets.
     pub fn set_history(&self, entries: usize) {
         self.history.resize(entries);
-        let notes = super::takes_notes(&self.config, entries);
-        self.takes_notes.store(notes, std::sync::atomic::Ordering::Relaxed);
+        self.look_who_takes_notes();
     }
 
     /// The events kept, oldest first.

@@ -23,7 +23,10 @@ impl<D: Driver> Allocator<D> {
         if size == 0 || size > MAX_REQUEST || !address.is_multiple_of(GRANULE) {
             return Err(not_free());
         }
-        let fit = self.policy.fit(size, GRANULE);
+        let mut fit = self.fit(size, GRANULE);
+        if device.is_unsplit(pool) {
+            fit = self.policy.whole(&fit);
+        }
         let place = self.table.find(address).ok_or_else(not_free)?;
         let heap = self.heaps.get(place.heap).ok_or_else(not_free)?;
         self.settle(device, heap);

@@ -14,7 +14,8 @@
 //! 7. The host waits for pending blocks.
 //! 8. The whole cache given back.
 //! 9. For a large request on pages, memory of the host, where that is configured.
-//! 10. The application's callbacks; while they report progress, from 1 again.
+//! 10. A free block of a pool that serves others before they fail.
+//! 11. The application's callbacks; while they report progress, from 1 again.
 //!
 //! Each step leaves a consistent allocator whatever the driver answers.
 
@@ -64,7 +65,7 @@ impl<D: Driver> Allocator<D> {
         pool: &Arc<Pool>,
         request: &Request,
     ) -> Result<u64, AllocError> {
-        let fit = &self.policy.fit(request.size, request.align);
+        let fit = &self.fit_in(pool, request.size, request.align);
         let mut tries = 0;
         loop {
             let Held { heap, term } = self.heap(device, pool, request.stream)?;
@@ -76,6 +77,11 @@ impl<D: Driver> Allocator<D> {
                 // to it. It begins again with a fresh heap.
                 Err(NoSegment::Retired) => {}
                 Err(NoSegment::Full) => {
+                    match self.borrow_on_oom(&quest) {
+                        Ok(Some(address)) => return Ok(address),
+                        Err(NoSegment::Failed(error)) => return Err(error.into()),
+                        _ => {}
+                    }
                     let error = self.out_of_memory(&quest);
                     if tries < self.policy.oom_retries && self.callbacks.out_of_memory(&error) {
                         tries += 1;
@@ -139,7 +145,7 @@ impl<D: Driver> Allocator<D> {
         {
             return Ok(address);
         }
-        if self.policy.max_split_size.is_some() {
+        if self.max_split_size().is_some() {
             let least = self.policy.least_segment(fit);
             if self.release_enough(device, least).map_err(NoSegment::Failed)? {
                 match self.grow(quest) {
@@ -190,7 +196,7 @@ impl<D: Driver> Allocator<D> {
         let Quest { device, fit, .. } = *quest;
         let held = quest.heap.counters.of(fit.kind).current()[Metric::ReservedBytes as usize];
         let least = self.policy.least_segment(fit);
-        let wanted = self.policy.segment(fit, held);
+        let wanted = self.in_force(|policy| policy.segment(fit, held));
         let (base, bytes) = match self.take_segment(device, wanted) {
             // Rather a segment of just the size than none.
             Err(NoSegment::Full) if least < wanted => (self.take_segment(device, least)?, least),
@@ -226,7 +232,7 @@ impl<D: Driver> Allocator<D> {
 
     /// Whether a segment or block counts as oversize.
     pub(super) fn is_oversize(&self, bytes: u64) -> bool {
-        self.policy.max_split_size.is_some_and(|size| bytes >= size)
+        self.max_split_size().is_some_and(|size| bytes >= size)
     }
 
     /// Enters a segment that is nobody's into the heap, and hands a block of it out.
@@ -295,6 +301,30 @@ impl<D: Driver> Allocator<D> {
         for kind in Kind::ALL {
             device.totals.after_free(heap, &mut core.thresholds, kind);
         }
+    }
+
+    /// A request that no device could serve. Who is told when memory is out is told, but there is no
+    /// other try.
+    #[cold]
+    pub(super) fn too_large(&self, device: &Device, request: &Request) -> AllocError {
+        let memory = self.driver.device_memory(device.id).unwrap_or_default();
+        self.callbacks.out_of_memory(&OutOfMemory {
+            device: device.id,
+            stream: request.stream,
+            pool: device.default_pool.id,
+            asked: request.size,
+            segment: request.size,
+            live: device.totals.stats(None).all(Metric::ActiveBytes).current,
+            reserved: device.reserved(),
+            device_free: memory.free,
+            device_total: memory.total,
+            limit: device.limit(),
+            largest_free: super::defragment::largest(device),
+            spilled: self.spilled_live(device),
+            capturing: device.is_capturing(),
+        });
+        device.counters.ooms.fetch_add(1, Ordering::Relaxed);
+        AllocError::TooLarge { size: request.size }
     }
 
     /// The figures of a request that cannot be served.

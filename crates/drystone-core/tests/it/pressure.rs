@@ -51,6 +51,58 @@ fn a_limit_holds_and_can_be_moved() {
 }
 
 #[test]
+fn what_the_program_took_itself_counts_against_the_limit() {
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, &format!("{backing},limit:10MiB"));
+        assert_eq!(world.allocator.account(D0, 4 * MIB), Ok(true));
+        assert_eq!(world.allocator.reserved_bytes(D0), Ok(4 * MIB));
+        let block = world.allocate(D0, A, 6 * MIB).unwrap();
+        assert_eq!(world.allocator.account(D0, 1), Ok(false));
+        out_of_memory(world.allocate(D0, A, 2 * MIB));
+        world.free(block);
+        // Not more than was counted, or the allocator's own would be forgotten.
+        world.allocator.unaccount(D0, 64 * MIB).unwrap();
+        world.finish();
+    });
+}
+
+#[test]
+fn a_request_that_no_device_could_serve_is_told_too() {
+    let world = World::plain(64 * MIB, "");
+    let heard = Arc::new(AtomicU32::new(0));
+    let counts = Arc::clone(&heard);
+    world.allocator.on_out_of_memory(move |error| {
+        assert_eq!((error.asked, error.device_total), (1 << 42, 64 * MIB));
+        counts.fetch_add(1, Relaxed);
+        true
+    });
+    let refused = world.allocator.allocate(1 << 42, D0, A);
+    assert_eq!(refused, Err(AllocError::TooLarge { size: 1 << 42 }));
+    assert_eq!((heard.load(Relaxed), world.allocator.stats(D0).unwrap().num_ooms), (1, 1));
+}
+
+#[test]
+fn an_emptying_counts_as_one_wait() {
+    over_both(|backing| {
+        let mut world = World::plain(64 * MIB, backing);
+        let waits = |world: &World| world.allocator.stats(D0).unwrap().num_sync_all_streams;
+        for streams in [&[A, B, C][..], &[]] {
+            let blocks: Vec<_> = streams
+                .iter()
+                .map(|&stream| world.allocate(D0, stream, 2 * MIB).unwrap())
+                .collect();
+            for block in blocks {
+                world.free(block);
+            }
+            let before = waits(&world);
+            world.allocator.empty_cache(D0).unwrap();
+            assert_eq!(waits(&world), before + 1, "{} streams", streams.len());
+        }
+        world.finish();
+    });
+}
+
+#[test]
 fn of_two_limits_the_lower_holds() {
     over_both(|backing| {
         for config in ["limit:48MiB,memory_fraction:0.5", "limit:32MiB,memory_fraction:0.75"] {

@@ -1,6 +1,7 @@
 // Requests, frees, limits and figures: the part of the allocator that every program uses.
 #include "allocator.h"
 #include "foreign.h"
+#include "uncached.h"
 
 #include <c10/core/impl/GPUTrace.h>
 #include <c10/cuda/CUDAException.h>
@@ -128,6 +129,9 @@ Allocator& allocator() {
 namespace {
 
 C10_NOINLINE void free_and_tell(void* pointer) {
+  if (uncached.any() && uncached.free(pointer)) {
+    return;
+  }
   if (foreign_pools.any() && foreign_pools.free(pointer)) {
     return;
   }
@@ -184,6 +188,11 @@ C10_NOINLINE void* Allocator::request_and_tell(
   if (size == 0) {
     return nullptr;
   }
+  if (uncached.any()) {
+    if (void* pointer = uncached.request(size, device)) {
+      return pointer;
+    }
+  }
   if (foreign_pools.any()) {
     if (void* pointer = foreign_pools.request(size, device, stream)) {
       return pointer;
@@ -191,7 +200,18 @@ C10_NOINLINE void* Allocator::request_and_tell(
   }
   const bool watched = history.watches();
   auto context = watched ? history.context_of_request() : nullptr;
-  void* pointer = serve(size, device, stream);
+  void* pointer = nullptr;
+  const auto status = library.allocate(ready(), size, device, number_of(stream), &pointer);
+  if (status != DRYSTONE_OK) {
+    // No event of Drystone's tells of this block.
+    void* lent = status == DRYSTONE_OUT_OF_MEMORY && foreign_pools.any()
+        ? foreign_pools.request_on_oom(size, device, stream)
+        : nullptr;
+    if (lent == nullptr) {
+      failed(status, size, device);
+    }
+    return lent;
+  }
   if (watched) {
     history.allocated(pointer, std::move(context));
   }
@@ -302,14 +322,11 @@ std::string Allocator::name() {
 }
 
 void Allocator::enable(bool value) {
-  TORCH_CHECK(
-      value,
-      "caching_allocator_enable(False): under Drystone requests cannot go past the cache, since torch's "
-      "allocator, which would serve them, is not in use. Unset what turns it off, or do not install Drystone");
+  uncached.enable(value);
 }
 
 bool Allocator::isEnabled() const {
-  return true;
+  return uncached.caches();
 }
 
 double Allocator::getMemoryFraction(DeviceIndex device) {
@@ -375,6 +392,9 @@ void Allocator::recordStream(const c10::DataPtr& pointer, c10::cuda::CUDAStream 
   // buffer has memory that is not Drystone's.
   if (!pointer.get() || pointer.get_deleter() != &free_block) {
     return;
+  }
+  if (uncached.any() && uncached.owns(pointer.get())) {
+    return; // CUDA waits for every stream when it is freed
   }
   if (foreign_pools.any() && foreign_pools.record_stream(pointer.get(), stream.stream())) {
     return;

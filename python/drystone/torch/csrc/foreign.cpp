@@ -1,6 +1,8 @@
-// Blocks of pools with another allocator: kept when they are freed, and used again for the same size on the
-// same stream, as torch does; given back when the pool is emptied.
+// Segments of pools with another allocator: cut into blocks and joined again as torch does it, and given
+// back when the pool is emptied.
 #include "foreign.h"
+
+#include "allocator.h"
 
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -14,15 +16,80 @@ ForeignPools& foreign_pools = *new ForeignPools();
 
 namespace {
 
-// Blocks are alike in steps of torch's, so that requests of nearly one size meet.
+// torch's sizes: small requests share segments, medium ones share larger ones, large ones have their own.
 constexpr size_t STEP = 512;
+constexpr size_t SMALL_REQUEST = size_t{1} << 20;
+constexpr size_t SMALL_SEGMENT = size_t{2} << 20;
+constexpr size_t LARGE_REQUEST = size_t{10} << 20;
+constexpr size_t MEDIUM_SEGMENT = size_t{20} << 20;
+
+size_t up_to(size_t size, size_t step) {
+  return (size + step - 1) / step * step;
+}
+
+size_t segment_for(size_t rounded) {
+  if (rounded <= SMALL_REQUEST) {
+    return SMALL_SEGMENT;
+  }
+  return rounded < LARGE_REQUEST ? MEDIUM_SEGMENT : up_to(rounded, SMALL_SEGMENT);
+}
+
+// Takes a segment from the pool's allocator, within Drystone's limit.
+char* take_segment(
+    ForeignPools::Source& source,
+    size_t size,
+    c10::DeviceIndex device,
+    cudaStream_t stream) {
+  auto status = library.account(ready(), device, size);
+  if (status == DRYSTONE_OUT_OF_MEMORY) {
+    check(library.empty_cache(process, device, nullptr));
+    status = library.account(process, device, size);
+  }
+  TORCH_CHECK_WITH(
+      OutOfMemoryError,
+      status != DRYSTONE_OUT_OF_MEMORY,
+      "CUDA out of memory. Tried to allocate ",
+      c10::CachingAllocator::format_size(size),
+      " for a pool with another allocator. Drystone: ",
+      library.last_error());
+  check(status);
+  void* pointer = nullptr;
+  try {
+    pointer = source->raw_alloc_with_stream(size, stream);
+  } catch (...) {
+    library.unaccount(process, device, size);
+    throw;
+  }
+  if (pointer == nullptr) {
+    library.unaccount(process, device, size);
+    TORCH_CHECK_WITH(
+        OutOfMemoryError,
+        false,
+        "CUDA out of memory. The allocator of the pool has no ", size, " bytes");
+  }
+  return static_cast<char*>(pointer);
+}
 
 } // namespace
 
 void ForeignPools::add(c10::DeviceIndex device, c10::MempoolId_t pool, Source source) {
   std::lock_guard<std::mutex> guard(mutex_);
-  pools_.emplace(Key{device, pool}, std::move(source));
+  pools_.emplace(Key{device, pool}, Pool{std::move(source)});
   look_again();
+}
+
+void ForeignPools::set_use_on_oom(c10::DeviceIndex device, c10::MempoolId_t pool, bool use_on_oom) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (const auto known = pools_.find({device, pool}); known != pools_.end()) {
+    known->second.use_on_oom = use_on_oom;
+  }
+}
+
+void ForeignPools::set_no_split(c10::DeviceIndex device, c10::MempoolId_t pool) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  if (const auto known = pools_.find({device, pool}); known != pools_.end()) {
+    known->second.no_split = true;
+  }
 }
 
 bool ForeignPools::begin(c10::DeviceIndex device, c10::MempoolId_t pool, Filter filter) {
@@ -46,14 +113,17 @@ bool ForeignPools::end(c10::DeviceIndex device, c10::MempoolId_t pool) {
 }
 
 void ForeignPools::empty(c10::MempoolId_t pool, bool all) {
-  std::vector<std::pair<void*, Block>> gone;
+  std::vector<std::pair<char*, Segment>> gone;
   {
     std::lock_guard<std::mutex> guard(mutex_);
-    for (auto at = blocks_.begin(); at != blocks_.end();) {
-      const auto& key = at->second.key;
-      if ((key.second == pool || pools_.count(key) == 0) && !at->second.live) {
-        gone.emplace_back(at->first, at->second);
-        at = blocks_.erase(at);
+    for (auto at = segments_.begin(); at != segments_.end();) {
+      auto& [base, segment] = *at;
+      const bool wanted = segment.key.second == pool || pools_.count(segment.key) == 0;
+      if (wanted && std::none_of(segment.blocks.begin(), segment.blocks.end(), [](const auto& block) {
+            return block.second.state == State::LIVE;
+          })) {
+        gone.emplace_back(base, std::move(segment));
+        at = segments_.erase(at);
       } else {
         ++at;
       }
@@ -63,17 +133,20 @@ void ForeignPools::empty(c10::MempoolId_t pool, bool all) {
     }
     look_again();
   }
-  for (const auto& [pointer, block] : gone) {
-    const c10::cuda::CUDAGuard guard(block.key.first);
+  for (const auto& [base, segment] : gone) {
+    const auto device = segment.key.first;
+    const c10::cuda::CUDAGuard guard(device);
     C10_CUDA_CHECK(cudaDeviceSynchronize());
-    block.source->raw_delete(pointer);
+    segment.source->raw_delete(base);
+    check(library.unaccount(process, device, segment.size));
   }
 }
 
 void* ForeignPools::request(size_t size, c10::DeviceIndex device, cudaStream_t stream) {
-  const size_t rounded = (size + STEP - 1) / STEP * STEP;
+  const size_t rounded = up_to(size, STEP);
   Key key;
   Source source;
+  bool split = true;
   {
     std::lock_guard<std::mutex> guard(mutex_);
     const auto scope = std::find_if(begun_.rbegin(), begun_.rend(), [&](const auto& begun) {
@@ -83,75 +156,157 @@ void* ForeignPools::request(size_t size, c10::DeviceIndex device, cudaStream_t s
       return nullptr;
     }
     key = scope->first;
-    source = pools_.at(key);
-    for (auto& [pointer, block] : blocks_) {
-      if (!block.live && !block.recorded && block.key == key && block.size == rounded &&
-          block.stream == stream) {
-        block.live = true;
-        block.requested = size;
+    const auto& pool = pools_.at(key);
+    source = pool.source;
+    split = !pool.no_split;
+    if (void* pointer = take(key, split, size, stream)) {
+      return pointer;
+    }
+  }
+  const size_t bytes = segment_for(rounded);
+  char* base = take_segment(source, bytes, device, stream);
+  std::lock_guard<std::mutex> guard(mutex_);
+  auto& segment =
+      segments_
+          .emplace(base, Segment{key, std::move(source), stream, rounded > SMALL_REQUEST, bytes, {}})
+          .first->second;
+  const auto block = segment.blocks.emplace(base, Block{bytes, 0, State::FREE, false}).first;
+  look_again();
+  return carve(segment, block, split, size);
+}
+
+void* ForeignPools::request_on_oom(size_t size, c10::DeviceIndex device, cudaStream_t stream) {
+  std::lock_guard<std::mutex> guard(mutex_);
+  for (const auto& [key, pool] : pools_) {
+    if (key.first == device && pool.use_on_oom) {
+      if (void* pointer = take(key, !pool.no_split, size, stream)) {
         return pointer;
       }
     }
   }
-  void* pointer = source->raw_alloc_with_stream(rounded, stream);
-  TORCH_CHECK_WITH(
-      OutOfMemoryError,
-      pointer != nullptr,
-      "CUDA out of memory. The allocator of the pool has no ", rounded, " bytes");
-  std::lock_guard<std::mutex> guard(mutex_);
-  blocks_.emplace(pointer, Block{key, std::move(source), rounded, size, stream, true, false});
-  look_again();
-  return pointer;
+  return nullptr;
+}
+
+// The smallest free block of the pool on this stream that is large enough, or its first part; null if there
+// is none.
+void* ForeignPools::take(const Key& key, bool split, size_t size, cudaStream_t stream) {
+  const size_t rounded = up_to(size, STEP);
+  Segment* best = nullptr;
+  Blocks::iterator found;
+  for (auto& [base, segment] : segments_) {
+    if (segment.key != key || segment.stream != stream ||
+        segment.large != (rounded > SMALL_REQUEST)) {
+      continue;
+    }
+    for (auto block = segment.blocks.begin(); block != segment.blocks.end(); ++block) {
+      if (block->second.state == State::FREE && block->second.size >= rounded &&
+          (best == nullptr || block->second.size < found->second.size)) {
+        best = &segment;
+        found = block;
+      }
+    }
+  }
+  return best == nullptr ? nullptr : carve(*best, found, split, size);
+}
+
+void* ForeignPools::carve(Segment& segment, Blocks::iterator block, bool split, size_t size) {
+  const size_t rounded = up_to(size, STEP);
+  const size_t rest = block->second.size - rounded;
+  if (split && (segment.large ? rest > SMALL_REQUEST : rest >= STEP)) {
+    segment.blocks.emplace(block->first + rounded, Block{rest, 0, State::FREE, false});
+    block->second.size = rounded;
+  }
+  block->second.state = State::LIVE;
+  block->second.requested = size;
+  return block->first;
+}
+
+ForeignPools::Segment* ForeignPools::segment_of(void* pointer) {
+  auto* address = static_cast<char*>(pointer);
+  auto after = segments_.upper_bound(address);
+  if (after == segments_.begin()) {
+    return nullptr;
+  }
+  auto& [base, segment] = *std::prev(after);
+  return address < base + segment.size ? &segment : nullptr;
 }
 
 bool ForeignPools::free(void* pointer) {
   std::lock_guard<std::mutex> guard(mutex_);
-  const auto found = blocks_.find(pointer);
-  if (found == blocks_.end() || !found->second.live) {
+  auto* segment = segment_of(pointer);
+  if (segment == nullptr) {
     return false;
   }
-  found->second.live = false;
+  const auto block = segment->blocks.find(static_cast<char*>(pointer));
+  TORCH_CHECK(
+      block != segment->blocks.end() && block->second.state == State::LIVE,
+      "invalid device pointer: ", pointer);
+  if (block->second.recorded) {
+    block->second.state = State::PENDING;
+  } else {
+    merge(segment->blocks, block);
+  }
   return true;
+}
+
+void ForeignPools::merge(Blocks& blocks, Blocks::iterator block) {
+  block->second = {block->second.size, 0, State::FREE, false};
+  if (const auto next = std::next(block);
+      next != blocks.end() && next->second.state == State::FREE) {
+    block->second.size += next->second.size;
+    blocks.erase(next);
+  }
+  if (block != blocks.begin() && std::prev(block)->second.state == State::FREE) {
+    std::prev(block)->second.size += block->second.size;
+    blocks.erase(block);
+  }
 }
 
 bool ForeignPools::record_stream(void* pointer, cudaStream_t stream) {
   std::lock_guard<std::mutex> guard(mutex_);
-  const auto found = blocks_.find(pointer);
-  if (found == blocks_.end()) {
+  auto* segment = segment_of(pointer);
+  if (segment == nullptr) {
     return false;
   }
-  found->second.recorded |= found->second.stream != stream;
+  if (const auto block = segment->blocks.find(static_cast<char*>(pointer));
+      block != segment->blocks.end()) {
+    block->second.recorded |= segment->stream != stream;
+  }
   return true;
 }
 
-void ForeignPools::add_segments(c10::MempoolId_t pool, std::vector<Segment>& segments) {
+void ForeignPools::add_segments(
+    c10::MempoolId_t pool,
+    std::vector<c10::CachingDeviceAllocator::SegmentInfo>& segments) {
   std::lock_guard<std::mutex> guard(mutex_);
-  for (const auto& [pointer, block] : blocks_) {
-    if (pool != c10::MempoolId_t{0, 0} && block.key.second != pool) {
+  for (const auto& [base, segment] : segments_) {
+    if (pool != c10::MempoolId_t{0, 0} && segment.key.second != pool) {
       continue;
     }
-    Segment segment;
-    segment.device = block.key.first;
-    segment.address = reinterpret_cast<size_t>(pointer);
-    segment.total_size = block.size;
-    segment.stream = block.stream;
-    segment.is_large = true;
-    segment.owner_private_pool_id = block.key.second;
-    c10::CachingDeviceAllocator::BlockInfo info;
-    info.size = block.size;
-    info.requested_size = block.live ? block.requested : 0;
-    info.allocated = info.active = block.live;
-    if (block.live) {
-      segment.allocated_size = segment.active_size = block.size;
-      segment.requested_size = block.requested;
+    c10::CachingDeviceAllocator::SegmentInfo info;
+    info.device = segment.key.first;
+    info.address = reinterpret_cast<size_t>(base);
+    info.total_size = segment.size;
+    info.stream = segment.stream;
+    info.is_large = segment.large;
+    info.owner_private_pool_id = segment.key.second;
+    for (const auto& [address, block] : segment.blocks) {
+      c10::CachingDeviceAllocator::BlockInfo out;
+      out.size = block.size;
+      out.requested_size = block.requested;
+      out.allocated = block.state == State::LIVE;
+      out.active = block.state != State::FREE;
+      info.allocated_size += out.allocated ? block.size : 0;
+      info.active_size += out.active ? block.size : 0;
+      info.requested_size += block.requested;
+      info.blocks.push_back(std::move(out));
     }
-    segment.blocks.push_back(std::move(info));
-    segments.push_back(std::move(segment));
+    segments.push_back(std::move(info));
   }
 }
 
 void ForeignPools::look_again() {
-  set_watching(Watcher::FOREIGN_POOLS, !pools_.empty() || !blocks_.empty());
+  set_watching(Watcher::FOREIGN_POOLS, !pools_.empty() || !segments_.empty());
 }
 
 } // namespace drystone_torch

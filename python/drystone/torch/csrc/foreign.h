@@ -1,5 +1,6 @@
 // Pools whose memory comes from another allocator, as `torch.cuda.MemPool(allocator)` wants it: one that
-// registers memory with the network, for one. Drystone has no part in that memory; its blocks are kept here.
+// registers memory with the network, for one. Drystone has no part in that memory but that it counts against
+// the limit; its segments and blocks are kept here, by torch's rules.
 #pragma once
 
 #include "watchers.h"
@@ -11,7 +12,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -21,7 +21,6 @@ class ForeignPools {
  public:
   using Source = std::shared_ptr<c10::cuda::CUDACachingAllocator::CUDAAllocator>;
   using Filter = std::function<bool(cudaStream_t)>;
-  using Segment = c10::CachingDeviceAllocator::SegmentInfo;
 
   // Whether requests and frees have to be looked at.
   bool any() const {
@@ -29,40 +28,64 @@ class ForeignPools {
   }
 
   void add(c10::DeviceIndex device, c10::MempoolId_t pool, Source source);
+  // Whether its free blocks serve requests of others before those fail; nothing if the pool is none of these.
+  void set_use_on_oom(c10::DeviceIndex device, c10::MempoolId_t pool, bool use_on_oom);
+  // Its segments hold one block each from now on.
+  void set_no_split(c10::DeviceIndex device, c10::MempoolId_t pool);
   // False if the pool is none of these.
   bool begin(c10::DeviceIndex device, c10::MempoolId_t pool, Filter filter);
   bool end(c10::DeviceIndex device, c10::MempoolId_t pool);
-  // Gives free blocks of the pool back, and of those that are forgotten, after the device has done its
-  // work; with `all` the pool is forgotten too.
+  // Gives segments of the pool without a live block back, and of pools that are forgotten, after the device
+  // has done its work; with `all` the pool is forgotten too.
   void empty(c10::MempoolId_t pool, bool all);
 
   // A block of the pool that wants the stream; null if none does.
   void* request(size_t size, c10::DeviceIndex device, cudaStream_t stream);
+  // A free block of a pool that serves others before they fail; null if there is none.
+  void* request_on_oom(size_t size, c10::DeviceIndex device, cudaStream_t stream);
   // False if the block is none of these.
   bool free(void* pointer);
   bool record_stream(void* pointer, cudaStream_t stream);
-  // Each block as a segment of its own.
-  void add_segments(c10::MempoolId_t pool, std::vector<Segment>& segments);
+  void add_segments(
+      c10::MempoolId_t pool,
+      std::vector<c10::CachingDeviceAllocator::SegmentInfo>& segments);
 
  private:
   using Key = std::pair<c10::DeviceIndex, c10::MempoolId_t>;
-  struct Block {
-    Key key;
+  struct Pool {
     Source source;
+    bool use_on_oom = false;
+    bool no_split = false;
+  };
+  // PENDING: freed, but another stream uses it: it serves no more before the device was waited for.
+  enum class State { FREE, LIVE, PENDING };
+  struct Block {
     size_t size;
     size_t requested;
-    cudaStream_t stream;
-    bool live;
-    // Another stream uses it: it serves no more before the device was waited for.
-    bool recorded;
+    State state;
+    bool recorded; // on another stream
   };
+  using Blocks = std::map<char*, Block>;
+  struct Segment {
+    Key key;
+    Source source;
+    cudaStream_t stream;
+    bool large;
+    size_t size;
+    Blocks blocks; // without gaps
+  };
+  using Segments = std::map<char*, Segment>;
 
+  void* take(const Key& key, bool split, size_t size, cudaStream_t stream);
+  void* carve(Segment& segment, Blocks::iterator block, bool split, size_t size);
+  Segment* segment_of(void* pointer);
+  void merge(Blocks& blocks, Blocks::iterator block);
   void look_again();
 
   std::mutex mutex_; // of what follows; never held while another allocator is called
-  std::map<Key, Source> pools_;
+  std::map<Key, Pool> pools_;
   std::vector<std::pair<Key, Filter>> begun_;
-  std::unordered_map<void*, Block> blocks_;
+  Segments segments_;
 };
 
 extern ForeignPools& foreign_pools;

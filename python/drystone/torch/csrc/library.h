@@ -26,6 +26,10 @@ namespace drystone_torch {
   X(release_pool)                                                                                  \
   X(empty_pool)                                                                                    \
   X(pool_use_count)                                                                                \
+  X(set_use_on_oom)                                                                                \
+  X(set_unsplit)                                                                                   \
+  X(account)                                                                                       \
+  X(unaccount)                                                                                     \
   X(empty_cache)                                                                                   \
   X(set_memory_fraction)                                                                           \
   X(limit)                                                                                         \

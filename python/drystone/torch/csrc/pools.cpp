@@ -133,18 +133,14 @@ void Allocator::createOrIncrefPool(
   check(library.retain_pool(ready(), device, pool_of(pool)));
 }
 
-void Allocator::setUseOnOOM(DeviceIndex, MempoolId_t, bool use_on_oom) {
-  TORCH_CHECK(
-      !use_on_oom,
-      "MemPool(use_on_oom=True): Drystone does not serve other requests from a pool that is held. Release "
-      "the pool, or leave the option out");
+void Allocator::setUseOnOOM(DeviceIndex device, MempoolId_t pool, bool use_on_oom) {
+  foreign_pools.set_use_on_oom(device, pool, use_on_oom);
+  check(library.set_use_on_oom(ready(), device, pool_of(pool), use_on_oom));
 }
 
-void Allocator::setNoSplit(DeviceIndex, MempoolId_t) {
-  TORCH_CHECK(
-      false,
-      "MemPool(no_split=True): Drystone packs the blocks of every pool and cannot give each a segment of its "
-      "own. Leave the option out");
+void Allocator::setNoSplit(DeviceIndex device, MempoolId_t pool) {
+  foreign_pools.set_no_split(device, pool);
+  check(library.set_unsplit(ready(), device, pool_of(pool)));
 }
 
 bool Allocator::checkPoolLiveAllocations(

@@ -7,7 +7,7 @@
 
 namespace drystone_torch {
 
-enum class Watcher : uint32_t { HISTORY = 1, FOREIGN_POOLS = 2, SHARED_BLOCKS = 4 };
+enum class Watcher : uint32_t { HISTORY = 1, FOREIGN_POOLS = 2, SHARED_BLOCKS = 4, UNCACHED = 8 };
 
 // One bit for each that watches now.
 extern std::atomic<uint32_t> watchers;

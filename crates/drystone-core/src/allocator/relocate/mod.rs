@@ -176,7 +176,7 @@ impl<D: Driver> Allocator<D> {
         });
         let candidates = candidates.map(|(&id, entry)| {
             let Request { size, align, stream, .. } = entry.request;
-            (entry.address, (id, stream, self.policy.fit(size, align)))
+            (entry.address, (id, stream, self.fit(size, align)))
         });
         Plan::new(device, store, &candidates.collect())
     }

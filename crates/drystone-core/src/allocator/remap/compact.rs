@@ -50,7 +50,7 @@ impl<D: Driver> Allocator<D> {
                 let size = u64::from(pages) * PAGE;
                 let request = Request { size, align: GRANULE, device: device.id, stream };
                 let units = pages * GRANULES_PER_PAGE;
-                let fit = Fit { kind: Kind::Large, units, ..self.policy.fit(size, GRANULE) };
+                let fit = Fit { kind: Kind::Large, units, ..self.fit(size, GRANULE) };
                 let (pool, heap) = (&pool, Arc::clone(&heap));
                 let quest = Quest { device, pool, heap, term, fit: &fit, request: &request };
                 match self.compact_heap(&mut store, &quest, &free) {
