@@ -138,3 +138,24 @@ fn what_is_not_asked_of_the_device() {
         assert_eq!((ledger.entries(), ledger.held()), (Vec::new(), 0));
     }
 }
+
+#[test]
+fn what_a_block_takes() {
+    const MIB: u64 = 1 << 20;
+    // What a segment of 20 MiB has over 19 MiB, expandable segments split off.
+    let requests = [1, 513, 19 * MIB + 1, 20 * MIB];
+    for (policy, taken) in [
+        ("pytorch", [512, 1_024, 20 * MIB, 20 * MIB]),
+        ("pytorch-expandable", [512, 1_024, 19 * MIB + 512, 20 * MIB]),
+        ("pytorch:roundup_power2_divisions=2", [512, 1_024, 24 * MIB, 24 * MIB]),
+    ] {
+        let ledger = Arc::new(Ledger::new(1 << 30, Placement::Rising));
+        let spec: PolicySpec = policy.parse().unwrap();
+        let mut made = (spec.make)(ledger as Arc<dyn Driver>).unwrap();
+        for (size, bytes) in requests.into_iter().zip(taken) {
+            let block = made.allocate(size, DeviceId(0), StreamId(0)).unwrap();
+            assert_eq!(made.block_bytes(block), Some(bytes), "{policy}, {size}");
+            assert_eq!(made.block_bytes(block + 1), None, "{policy}");
+        }
+    }
+}

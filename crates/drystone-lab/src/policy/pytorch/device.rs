@@ -201,6 +201,11 @@ impl Device {
         self.blocks.list(block);
     }
 
+    /// The size of a block, with what rounding added and what was not worth splitting off.
+    pub(super) fn block_bytes(&self, block: u32) -> u64 {
+        self.blocks.get(block).size
+    }
+
     /// Whether old segments are collected, and so the age of blocks is kept.
     fn collects(&self) -> bool {
         self.settings.gc_threshold > 0.0 && self.settings.fraction.is_some()

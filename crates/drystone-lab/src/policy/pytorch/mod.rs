@@ -105,6 +105,11 @@ impl Policy for PyTorch {
         Ok(())
     }
 
+    fn block_bytes(&self, address: u64) -> Option<u64> {
+        let &(device, block) = self.live.get(&address)?;
+        Some(self.devices[device as usize].block_bytes(block))
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let sum = |of: fn(&Device) -> u64| self.devices.iter().map(of).sum();
         vec![
