@@ -53,6 +53,7 @@ What a format has no place for is told. OUT comes about as a whole or not at all
 const COMPARE: &str = "\
 Examples:
   drystone compare run.pickle
+  drystone compare run.pickle --report run.html    a page to look into, in any browser
   drystone compare run.pickle --svg run.svg --capacity 24GiB
   drystone compare a.csv.xz b.csv.xz --min-capacity --csv figures.csv --no-svg
   drystone compare run.pickle --policy drystone:reserve=lean --policy drystone:reserve=fast
@@ -177,6 +178,11 @@ pub(crate) struct CompareArgs {
     /// Write no picture
     #[arg(long, conflicts_with = "svg")]
     pub(crate) no_svg: bool,
+
+    /// Write a page that shows memory over time, what lay where, and the figures; any browser
+    /// shows it, without a network
+    #[arg(long, value_name = "PATH")]
+    pub(crate) report: Option<PathBuf>,
 
     /// Write the figures as CSV, a line for each trace and policy
     #[arg(long, value_name = "PATH")]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use drystone_trace::{Limits, Trace, read_trace, read_trace_bytes};
+use drystone_trace::{Limits, Run, read_run, read_run_bytes};
 
 use crate::output::complain;
 
@@ -30,19 +30,19 @@ impl Source {
     }
 
     /// Reads it. What had to be repaired is told on stderr.
-    pub(crate) fn read(&self) -> Result<Trace> {
-        let trace = match self {
-            Source::Carried => read_trace_bytes(CARRIED_NAME, CARRIED, &Limits::default())?,
+    pub(crate) fn read(&self) -> Result<Run> {
+        let run = match self {
+            Source::Carried => read_run_bytes(CARRIED_NAME, CARRIED, &Limits::default())?,
             Source::File(path) => read_file(path)?,
         };
-        for finding in trace.dropped.findings() {
-            complain(&format!("{}: {finding}", trace.name));
+        for finding in run.trace.dropped.findings() {
+            complain(&format!("{}: {finding}", run.trace.name));
         }
-        Ok(trace)
+        Ok(run)
     }
 }
 
-fn read_file(path: &Path) -> Result<Trace> {
-    read_trace(path, &Limits::default())
+fn read_file(path: &Path) -> Result<Run> {
+    read_run(path, &Limits::default())
         .with_context(|| format!("cannot read the trace {}", path.display()))
 }

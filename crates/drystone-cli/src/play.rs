@@ -5,7 +5,7 @@ use drystone_lab::{
     Journal, Metrics, Needs, POLICIES, PolicyInfo, PolicySpec, Recording, ReplayError, Replayed,
     Target, min_capacity, replay, replay_with_journal,
 };
-use drystone_trace::Trace;
+use drystone_trace::{Run, Trace};
 
 use crate::args::Options;
 use crate::device::Device;
@@ -20,7 +20,7 @@ const TOLERANCE: f64 = 0.001;
 
 /// One trace and what came out of it.
 pub(crate) struct Played {
-    pub(crate) trace: Trace,
+    pub(crate) run: Run,
     pub(crate) recording: Recording,
     /// One for each policy that could be played.
     pub(crate) replays: Vec<Replayed>,
@@ -46,8 +46,8 @@ pub(crate) fn play(
     mut tell: impl FnMut(Played) -> Result<()>,
 ) -> Result<Outcome> {
     let policies = policies(options)?;
-    each_trace(sources, device, |trace, target| {
-        let (played, outcome) = play_one(trace, target, &policies, depth);
+    each_run(sources, device, |run, target| {
+        let (played, outcome) = play_one(run, target, &policies, depth);
         tell(played)?;
         Ok(outcome)
     })
@@ -55,19 +55,19 @@ pub(crate) fn play(
 
 /// Reads the traces one after the other and hands each with its device to `body`, whose errors end
 /// it all; a trace that cannot be read or played is complained about.
-pub(crate) fn each_trace(
+pub(crate) fn each_run(
     sources: &[Source],
     device: &Device,
-    mut body: impl FnMut(Trace, &Target) -> Result<Outcome>,
+    mut body: impl FnMut(Run, &Target) -> Result<Outcome>,
 ) -> Result<Outcome> {
     let mut outcome = Outcome::Done;
     for source in sources {
-        let ready = source.read().and_then(|trace| {
-            let target = device.target(&trace).with_context(|| trace.name.clone())?;
-            Ok((trace, target))
+        let ready = source.read().and_then(|run| {
+            let target = device.target(&run.trace).with_context(|| run.trace.name.clone())?;
+            Ok((run, target))
         });
         let this = match ready {
-            Ok((trace, target)) => body(trace, &target)?,
+            Ok((run, target)) => body(run, &target)?,
             Err(error) => {
                 complain(&format!("{error:#}"));
                 Outcome::Failed
@@ -91,17 +91,13 @@ pub(crate) fn policies(options: &Options) -> Result<Vec<PolicySpec>> {
     Ok(POLICIES.iter().filter(runs).map(PolicySpec::plain).collect::<Result<_, _>>()?)
 }
 
-fn play_one(
-    trace: Trace,
-    target: &Target,
-    policies: &[PolicySpec],
-    depth: Depth,
-) -> (Played, Outcome) {
+fn play_one(run: Run, target: &Target, policies: &[PolicySpec], depth: Depth) -> (Played, Outcome) {
+    let trace = &run.trace;
     let mut outcome = Outcome::Done;
     let mut replays = Vec::with_capacity(policies.len());
     let mut journals = Vec::new();
     for policy in policies {
-        let Some((mut replayed, journal)) = play_through(&trace, policy, target, depth) else {
+        let Some((mut replayed, journal)) = play_through(trace, policy, target, depth) else {
             outcome = Outcome::Failed;
             continue;
         };
@@ -109,13 +105,13 @@ fn play_one(
             outcome = Outcome::Failed;
         }
         if depth.min_capacity {
-            outcome = outcome.and(search(&trace, policy, target, &mut replayed.metrics));
+            outcome = outcome.and(search(trace, policy, target, &mut replayed.metrics));
         }
         replays.push(replayed);
         journals.extend(journal);
     }
-    let recording = Recording::of(&trace);
-    (Played { trace, recording, replays, journals }, outcome)
+    let recording = Recording::of(trace);
+    (Played { run, recording, replays, journals }, outcome)
 }
 
 /// One trace through one policy; what hinders it is complained about.

@@ -12,10 +12,10 @@ use crate::play::Played;
 
 /// What a trace is, in a line.
 pub(crate) fn headline(played: &Played) -> String {
-    let Played { trace, recording, replays, .. } = played;
+    let Played { run, recording, replays, .. } = played;
     let at = replays.first().map(|replay| replay.metrics.peak_live_at_us as f64);
     let at = at.map(|us| format!(", after {}", time(us))).unwrap_or_default();
-    format!("{}{at}", extent(trace, recording.peak_live))
+    format!("{}{at}", extent(&run.trace, recording.peak_live))
 }
 
 /// How much there is of a trace.

@@ -295,13 +295,9 @@ fn policies_are_listed_with_their_options() {
 fn a_narrow_terminal_shows_fewer_columns() {
     let folder = folder();
     small_trace(folder.path());
-    for (columns, last) in [
-        ("130", "ns/event"),
-        ("100", "calls"),
-        ("80", "waits"),
-        ("60", "mean ×"),
-        ("45", "× live"),
-    ] {
+    for (columns, last) in
+        [("130", "ns/event"), ("100", "calls"), ("80", "waits"), ("60", "mean ×"), ("45", "× live")]
+    {
         let two = ["--policy", "drystone", "--policy", "drystone-malloc"];
         let arguments = [&["replay", "small.csv"][..], &two].concat();
         let mut command = command(folder.path(), &arguments);

@@ -31,6 +31,7 @@
 //! | `metrics`, `timeline`, `recording` | what comes out |
 //! | `journal` | where each block lay and what was held, event by event |
 //! | `picture` | memory over time as SVG |
+//! | `report` | a page with memory over time, what lay where, and the figures |
 //! | `generate` | traces made from a seed |
 #![forbid(unsafe_code)]
 
@@ -46,6 +47,7 @@ mod picture;
 mod policy;
 mod recording;
 mod replay;
+mod report;
 mod target;
 mod timeline;
 
@@ -62,5 +64,6 @@ pub use policy::{
 };
 pub use recording::Recording;
 pub use replay::{Replayed, replay, replay_with_journal};
+pub use report::Report;
 pub use target::{CostModel, MAX_STREAMS, RealTarget, ReplayError, SimTarget, Target};
 pub use timeline::{Point, Timeline};

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use drystone_lab::{Panel, picture};
+use drystone_lab::{Panel, Report, picture};
 
 use super::tell;
 use crate::args::{Cli, Command, CompareArgs};
@@ -35,12 +35,17 @@ pub(crate) fn demo(out: &mut dyn Write) -> Result<Outcome> {
 pub(crate) fn compare(args: &CompareArgs, out: &mut dyn Write) -> Result<Outcome> {
     let device = Device::open(&args.options)?;
     let json = args.options.json;
+    let sources = Source::of(&args.traces);
+    let mut report = args.report.is_some().then(|| Report::new(sources.len()));
     let mut all = Vec::new();
     let depth = Depth { journal: true, min_capacity: args.min_capacity };
-    let outcome = play(&Source::of(&args.traces), &args.options, &device, depth, |mut played| {
+    let outcome = play(&sources, &args.options, &device, depth, |mut played| {
         tell(&played, json, out)?;
+        if let Some(report) = &mut report {
+            report.add(&played.run, &played.recording, &played.replays, &played.journals);
+        }
         // The picture does not need the events, of which there may be millions.
-        played.trace.events = Vec::new();
+        played.run.trace.events = Vec::new();
         played.journals = Vec::new();
         all.push(played);
         Ok(())
@@ -51,6 +56,12 @@ pub(crate) fn compare(args: &CompareArgs, out: &mut dyn Write) -> Result<Outcome
     if let Some(path) = &args.csv {
         figures::write(path, &all)?;
         say(&format!("Figures: {}", path.display()), json, out)?;
+    }
+    if let (Some(path), Some(report)) = (&args.report, &report) {
+        let name = path.display();
+        let failed = || format!("cannot write the report {name} (--report PATH)");
+        fs::write(path, report.page()).with_context(failed)?;
+        say(&format!("Report, for a browser: {name}"), json, out)?;
     }
     all.retain(|played: &Played| !played.replays.is_empty());
     if args.no_svg || all.is_empty() {

@@ -10,18 +10,19 @@ use crate::args::MinCapacityArgs;
 use crate::device::Device;
 use crate::load::Source;
 use crate::output::{Outcome, complain};
-use crate::play::{each_trace, policies};
+use crate::play::{each_run, policies};
 use crate::progress::Progress;
 use crate::table;
 
 pub(crate) fn min_capacity(args: &MinCapacityArgs, out: &mut dyn Write) -> Result<Outcome> {
     let device = Device::open(&args.options)?;
     let policies = policies(&args.options)?;
-    each_trace(&Source::of(&args.traces), &device, |trace, target| {
+    each_run(&Source::of(&args.traces), &device, |run, target| {
+        let trace = &run.trace;
         let mut outcome = Outcome::Done;
         let mut all = Vec::new();
         for policy in &policies {
-            let Some(found) = find(&trace, policy, target, args.tolerance) else {
+            let Some(found) = find(trace, policy, target, args.tolerance) else {
                 outcome = Outcome::Failed;
                 continue;
             };
@@ -33,7 +34,7 @@ pub(crate) fn min_capacity(args: &MinCapacityArgs, out: &mut dyn Write) -> Resul
             all.push(found);
         }
         if !args.options.json && !all.is_empty() {
-            tell(&trace, &all, out)?;
+            tell(trace, &all, out)?;
         }
         Ok(outcome)
     })
