@@ -81,7 +81,7 @@ Examples:
   drystone generate                                   what there is, and its options
   drystone generate train --seed 7 -o train.csv
   drystone generate rmm-random:allocations=100000,max_size=4 -o rmm.csv
-  drystone generate serve:cache=paged,adapters=8 | zstd >serve.csv.zst";
+  drystone generate serve:cache=paged,adapters=8 -o serve.dst";
 
 /// What an allocation policy would have reserved: replays recorded allocation traces through
 /// policies, on a simulated GPU or a real one.
@@ -150,7 +150,8 @@ pub(crate) struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 1, requires = "kind")]
     pub(crate) seed: u64,
 
-    /// Where it is written, as CSV [default: stdout]
+    /// Where it is written; the ending says the format: .csv, .csv.xz, .csv.zst, .dst, .pickle,
+    /// .json, and any other one stands for CSV [default: CSV to stdout]
     #[arg(short, long, value_name = "PATH", requires = "kind")]
     pub(crate) output: Option<PathBuf>,
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{drystone, folder, text};
+use common::{drystone, folder, small_trace, text};
 
 #[test]
 fn a_trace_is_written_and_can_be_replayed() {
@@ -18,9 +18,17 @@ fn a_trace_is_written_and_can_be_replayed() {
     assert_eq!(printed.stdout, made);
     let other = drystone(folder.path(), &["generate", small, "--seed", "6"]);
     assert_ne!(other.stdout, made);
-    let replay = ["replay", "made.csv", "--policy", "drystone", "--json"];
-    let output = drystone(folder.path(), &replay);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let figures = |name: &str| {
+        let output = drystone(folder.path(), &["replay", name, "--policy", "optimal", "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output.stderr));
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (json["events"].clone(), json["peak_live_bytes"].clone())
+    };
+    for name in ["made.dst", "made.csv.xz", "made.pickle"] {
+        let output = drystone(folder.path(), &["generate", small, "--seed", "5", "-o", name]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output.stderr));
+        assert_eq!(figures(name), figures("made.csv"), "{name}");
+    }
 }
 
 #[test]
@@ -36,6 +44,8 @@ fn without_a_kind_all_are_listed() {
 #[test]
 fn what_is_wrong_is_said() {
     let folder = folder();
+    // A file, where a folder is asked for.
+    small_trace(folder.path());
     for (arguments, code, words) in [
         (&["generate", "trian"][..], 2, "did you mean `train`?"),
         (&["generate", "train:layers=0"], 2, "allowed is a whole number from 1 to 1000"),

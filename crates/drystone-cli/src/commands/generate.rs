@@ -1,11 +1,11 @@
 //! `drystone generate`: traces made from a seed, or the list of what can be made.
 
-use std::fs;
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 
 use anyhow::{Context, Result};
 use drystone_lab::{GENERATORS, GeneratorSpec};
-use drystone_trace::write_csv;
+use drystone_trace::{Format, Run, write_csv};
 
 use crate::args::GenerateArgs;
 use crate::output::Outcome;
@@ -24,9 +24,11 @@ fn make(kind: &GeneratorSpec, args: &GenerateArgs, out: &mut dyn Write) -> Resul
         write_csv(&trace, out)?;
         return Ok(Outcome::Done);
     };
-    let file = fs::File::create(path).and_then(|file| write_csv(&trace, file));
+    let format = Format::of(path).unwrap_or(Format::Csv);
+    let run = Run::from(trace);
+    let file = File::create(path).and_then(|file| format.write(&run, BufWriter::new(file)));
     file.with_context(|| format!("cannot write {}", path.display()))?;
-    writeln!(out, "{}", table::extent(&trace, trace.peak_live_bytes()))?;
+    writeln!(out, "{}", table::extent(&run.trace, run.trace.peak_live_bytes()))?;
     writeln!(out, "Written to {}", path.display())?;
     Ok(Outcome::Done)
 }
