@@ -2,7 +2,7 @@
 
 use drystone_core::DriverError;
 
-use super::blocks::{FreeKey, NONE, State};
+use super::blocks::{FreeKey, NONE};
 use super::device::{Device, Request};
 
 impl Device {
@@ -19,14 +19,13 @@ impl Device {
             let whole: Vec<_> = self.whole(false).map(|key| (key, age(&key))).collect();
             let sum: u64 = whole.iter().map(|(_, age)| age).sum();
             let mean = sum as f64 / whole.len() as f64;
-            let old: Vec<_> = whole.into_iter().filter(|&(_, age)| age as f64 >= mean).collect();
+            let old = whole.into_iter().filter(|&(_, age)| age as f64 >= mean);
+            let old: Vec<_> = old.map(|(key, _)| key).collect();
             if old.is_empty() {
                 break;
             }
-            for (key, _) in old {
-                reclaimed += key.1;
-                self.release(key)?;
-            }
+            reclaimed += old.iter().map(|key| key.1).sum::<u64>();
+            self.release(&old)?;
         }
         Ok(())
     }
@@ -51,19 +50,19 @@ impl Device {
         let whole = |key: &&FreeKey| self.blocks.get(key.3).segment == NONE;
         let best = free.range((stream, enough, 0, 0)..).next().filter(|key| key.0 == stream);
         if let Some(&best) = best.filter(whole) {
-            self.release(best)?;
+            self.release(&[best])?;
             return Ok(true);
         }
         let oversize = free.range((stream, max_split, 0, 0)..(stream, enough, 0, 0));
-        let oversize: Vec<_> = oversize.rev().filter(whole).copied().collect();
-        let mut released = 0;
-        for key in oversize {
+        let (mut chosen, mut released) = (Vec::new(), 0);
+        for key in oversize.rev().filter(whole) {
             if released >= enough {
                 break;
             }
             released += key.1;
-            self.release(key)?;
+            chosen.push(*key);
         }
+        self.release(&chosen)?;
         Ok(released >= enough)
     }
 
@@ -75,9 +74,7 @@ impl Device {
             let growing: Vec<_> =
                 self.blocks.pool(small).free.iter().filter(growing).map(|key| key.3).collect();
             let whole: Vec<_> = self.whole(small).collect();
-            for key in whole {
-                self.release(key)?;
-            }
+            self.release(&whole)?;
             for block in growing {
                 self.unmap(block)?;
             }
@@ -85,16 +82,20 @@ impl Device {
         Ok(())
     }
 
-    /// Gives one segment back.
-    fn release(&mut self, key: FreeKey) -> Result<(), DriverError> {
-        let (_, size, address, block) = key;
-        // cudaFree waits for the whole device by itself.
-        self.driver.device_synchronize(self.id)?;
-        self.driver.segment_free(self.id, address)?;
-        self.blocks.unlist(block);
-        self.blocks.all.remove(block as usize);
-        self.reserved -= size;
-        self.counts.device_frees += 1;
+    /// Gives segments back.
+    fn release(&mut self, segments: &[FreeKey]) -> Result<(), DriverError> {
+        if !segments.is_empty() {
+            // cudaFree waits for the whole device by itself, and after the first there is nothing
+            // more to wait for.
+            self.driver.device_synchronize(self.id)?;
+        }
+        for &(_, size, address, block) in segments {
+            self.driver.segment_free(self.id, address)?;
+            self.blocks.unlist(block);
+            self.blocks.all.remove(block as usize);
+            self.reserved -= size;
+            self.counts.device_frees += 1;
+        }
         Ok(())
     }
 
@@ -106,7 +107,6 @@ impl Device {
         }
         for (_, block) in &self.blocks.all {
             if block.prev == NONE && block.segment == NONE {
-                debug_assert_ne!(block.state, State::Unmapped);
                 let _ = self.driver.segment_free(self.id, block.address);
             }
         }
