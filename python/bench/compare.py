@@ -94,20 +94,27 @@ def summary(path: Path) -> None:
     for line in lines:
         groups.setdefault((str(line["workload"]), str(line["factor"]), str(line["mode"])), []).append(line)
     for (workload, factor, mode), runs in groups.items():
-        natives = groups[workload, "none", "native"]
-        reference = natives[0]
+        reference = groups[workload, "none", "native"][0]
         good = [one for one in runs if one["ok"]]
         ratio = seconds = same = ""
         if good:
             peak = max(int(str(one["reserved_bytes_peak"])) for one in good)
             ratio = f"{peak / int(str(reference['requested_bytes_peak'])):.3f}"
             seconds = f"{statistics.median(float(str(one['seconds'])) for one in good):.2f}"
-            # Where native differs from itself, the run is not deterministic.
-            if len({computed(one) for one in natives}) > 1:
-                same = "native is not deterministic"
+            if workload in varying(lines):
+                same = "varies from run to run"
             else:
                 same = "yes" if {computed(one) for one in good} == {computed(reference)} else "NO"
         print(f"| {workload} | {factor} | {mode} | {len(good)}/{len(runs)} | {ratio} | {seconds} | {same} |")
+
+
+def varying(lines: list[Line]) -> set[str]:
+    """Workloads that do not compute the same twice, under one and the same allocator."""
+    results: dict[tuple[object, object], set[str]] = {}
+    for line in lines:
+        if line["ok"]:
+            results.setdefault((line["workload"], line["mode"]), set()).add(computed(line))
+    return {str(workload) for (workload, _), several in results.items() if len(several) > 1}
 
 
 def computed(line: Line) -> str:

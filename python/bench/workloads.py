@@ -250,6 +250,8 @@ WORKLOADS: dict[str, Callable[[Run], None]] = {
 }
 PEAKS = ("requested_bytes", "allocated_bytes", "active_bytes", "reserved_bytes")
 COUNTS = ("num_alloc_retries", "num_ooms", "num_device_alloc", "num_device_free", "allocation.all.allocated")
+OWN = ("drystone.driver_ns", "drystone.driver_wait_ns", "drystone.driver_calls.map", "drystone.driver_calls.unmap")
+"""What only Drystone counts."""
 
 
 def once(workload: str, mode: str, cap: int | None, seed: int, scale: float) -> dict[str, object]:
@@ -284,6 +286,9 @@ def once(workload: str, mode: str, cap: int | None, seed: int, scale: float) -> 
     stats = torch.cuda.memory_stats()
     line |= {f"{name}_peak": stats.get(f"{name}.all.peak") for name in PEAKS}
     line |= {name: stats.get(name) for name in COUNTS}
+    if mode in DRYSTONE:
+        own = drystone.stats()
+        line |= {name: own[name] for name in OWN}
     line |= {"losses": run.losses, "outputs": run.digest.hexdigest()[:16]}
     return line
 

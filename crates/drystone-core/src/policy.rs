@@ -229,8 +229,9 @@ impl Policy {
     /// whole handle that it lies in, which may be more the more there is.
     ///
     /// Memory `above` the allowed reserve is only taken because survivors keep so much, so then
-    /// handles are smaller. Once half of the `capacity` is reserved, what is left may be all that is
-    /// needed, and every choice is as thrifty as the leanest.
+    /// handles are smaller. The more of the `capacity` is reserved, the likelier is it that all of it
+    /// will be needed: then every choice is as thrifty as the leanest, and at last handles are pages,
+    /// none of which keeps another.
     pub(crate) fn handle_pages(&self, reserved: u64, capacity: u64, above: bool) -> u32 {
         let usual = |thrift: &Thrift| {
             let part = (reserved >> PAGE_SHIFT) as f64 * thrift.handle_part;
@@ -238,7 +239,8 @@ impl Policy {
         };
         let leanest = usual(&Thrift::of(Reserve::Lean));
         match usual(&self.thrift) {
-            _ if reserved > capacity / 2 => leanest,
+            _ if reserved > capacity / 4 * 3 => 1,
+            _ if reserved > capacity / 8 => leanest,
             usual if above => leanest.max(usual / ABOVE_DIVISOR),
             usual => usual,
         }
