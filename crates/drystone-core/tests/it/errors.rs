@@ -133,7 +133,7 @@ fn null_and_nothing_mean_nothing() {
 }
 
 #[test]
-fn impossible_requests_are_refused_before_the_driver_is_asked() {
+fn impossible_requests_are_refused_before_memory_is_asked_for() {
     over_both(|backing| {
         let (mut world, _) = neighbours(backing);
         unchanged(&mut world, |world| {
@@ -146,11 +146,17 @@ fn impossible_requests_are_refused_before_the_driver_is_asked() {
                 assert_eq!(ask(512, align), Err(refused));
                 assert_eq!(ask(0, align), Err(AllocError::BadAlignment { align }));
             }
-            for size in [MAX_REQUEST + 1, u64::MAX] {
-                assert_eq!(ask(size, 1), Err(AllocError::TooLarge { size }));
-            }
             assert_eq!(ask(0, MAX_ALIGN), Ok(0));
         });
+        let calls = || world.allocator.driver_stats().calls.iter().sum::<u64>();
+        let before = calls();
+        for size in [MAX_REQUEST + 1, u64::MAX] {
+            let refused = world.allocator.allocate(size, D0, A);
+            assert_eq!(refused, Err(AllocError::TooLarge { size }));
+        }
+        assert_eq!(world.allocator.stats(D0).unwrap().num_ooms, 2);
+        // Each asked for the figures of the device only.
+        assert_eq!(calls(), before + 2);
         // The largest that may be asked for is merely too much for this device.
         let result = world.allocate_aligned(D0, A, MAX_REQUEST, MAX_ALIGN);
         assert!(matches!(result, Err(AllocError::OutOfMemory(_))), "{result:?}");
