@@ -9,7 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use drystone_core::{Config, DeviceId, Driver, StreamId};
 use drystone_sim::{Access, SimConfig, SimDriver};
-use drystone_trace::{Limits, Op, read_snapshot_bytes, read_trace_bytes};
+use drystone_trace::{
+    Event, Format, Limits, NO_BLOCK, Op, read_run_bytes, read_snapshot_bytes, read_trace_bytes,
+};
 
 use crate::allocator::{drystone_allocate, drystone_allocator_t, drystone_free};
 use crate::backend::Backend;
@@ -167,6 +169,43 @@ fn a_trace_reads_back_with_what_was_live_before() {
     ];
     assert_eq!(trace.prelude, 1);
     assert_eq!(blocks, expected);
+}
+
+#[test]
+fn a_history_is_the_same_run_in_every_format() {
+    let (mut allocator, _sim) = in_use();
+    let pickle = snapshot(&mut allocator, DRYSTONE_FORMAT_PICKLE);
+    let history = allocator.core().history();
+    // SAFETY: a live allocator and somewhere to write to.
+    let csv = bytes(|out| unsafe { drystone_trace(&mut allocator, 0, out) });
+    let limits = Limits::default();
+    let run = read_run_bytes("history", &pickle, &limits).expect("a snapshot");
+    assert!(run.trace.dropped.is_empty(), "{:?}", run.trace.dropped);
+    // Events may be added after the snapshot, as the free that is waited for.
+    let count = run.trace.events.len();
+    assert_eq!(run.trace.prelude, 0);
+    assert!((8..=history.len()).contains(&count), "{count} of {}", history.len());
+    for (event, said) in run.trace.events.iter().zip(&history) {
+        assert_eq!(event.size, said.size, "{event:?} is not {said:?}, of {history:?}");
+        assert_eq!(event.op.has_block(), event.id != NO_BLOCK);
+    }
+    assert!(run.settings.contains(&("max_split_size".into(), "67108864".into())));
+    // The second snapshot is an event more; times of the two differ by what they are rounded by.
+    let said = |events: &[Event]| -> Vec<_> {
+        events.iter().map(|event| (event.op, event.id, event.size, event.stream)).collect()
+    };
+    let trace = read_trace_bytes("history", &csv, &limits).expect("a trace");
+    assert_eq!(said(&trace.events[..count]), said(&run.trace.events));
+    for format in [Format::Csv, Format::CsvXz, Format::CsvZst, Format::Native, Format::Pickle] {
+        let mut bytes = Vec::new();
+        format.write(&run, &mut bytes).expect("a Vec takes all");
+        let again = read_run_bytes("history", &bytes, &limits).expect("our own bytes");
+        match format {
+            Format::Native => assert_eq!(again, run),
+            Format::Pickle => assert_eq!(again.trace.blocks, run.trace.blocks),
+            _ => assert_eq!(again.trace, run.trace),
+        }
+    }
 }
 
 #[test]
