@@ -141,15 +141,10 @@ impl Policy {
     /// stay.
     #[inline(always)]
     pub(crate) fn extent(&self, size: u64, align: u64) -> Extent {
-        let mut rounded = round_up(size, GRANULE);
-        if let Some(config) = &self.roundup
-            && size > GRANULE
-        {
-            let divisions = config.roundup_divisions_for(size);
-            if divisions > 1 && size > GRANULE * divisions {
-                rounded = round_up(round_to_division(size, divisions), GRANULE);
-            }
-        }
+        let rounded = match &self.roundup {
+            None => round_up(size, GRANULE),
+            Some(config) => rounded_by(config, size),
+        };
         let align = align.max(GRANULE);
         // A block that must be found by its alignment may not fit a small segment.
         let small = rounded + align - GRANULE <= SMALL_LIMIT;
@@ -279,6 +274,16 @@ impl Policy {
     pub(crate) fn allowed_reserve(&self, peak: u64) -> u64 {
         peak.saturating_add((peak as f64 * self.slack) as u64)
     }
+}
+
+/// The bytes of a block for `size`, where `roundup_power2_divisions` is set.
+#[cold]
+fn rounded_by(config: &Config, size: u64) -> u64 {
+    let divisions = if size > GRANULE { config.roundup_divisions_for(size) } else { 0 };
+    if divisions > 1 && size > GRANULE * divisions {
+        return round_up(round_to_division(size, divisions), GRANULE);
+    }
+    round_up(size, GRANULE)
 }
 
 #[cfg(test)]

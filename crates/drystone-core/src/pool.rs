@@ -57,7 +57,7 @@ type Slot = OnceLock<(StreamId, Held)>;
 
 /// The heaps of a pool by stream: a small table that only grows, and a map for what overflows it.
 struct StreamTable {
-    slots: Box<[Slot]>,
+    slots: Box<[Slot; SLOTS]>,
     overflow: RwLock<HashMap<StreamId, Held>>,
     growing: Mutex<()>,
 }
@@ -65,7 +65,7 @@ struct StreamTable {
 impl StreamTable {
     fn new() -> Self {
         StreamTable {
-            slots: (0..SLOTS).map(|_| OnceLock::new()).collect(),
+            slots: Box::new([const { OnceLock::new() }; SLOTS]),
             overflow: RwLock::new(HashMap::new()),
             growing: Mutex::new(()),
         }

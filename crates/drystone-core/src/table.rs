@@ -37,12 +37,14 @@ impl Place {
         (u64::from(self.heap) + 1) << 32 | u64::from(self.segment)
     }
 
-    fn from_word(word: u64) -> Place {
-        Place { heap: (word >> 32) as u32 - 1, segment: word as u32 }
+    #[inline]
+    fn from_word(word: u64) -> Option<Place> {
+        let heap = ((word >> 32) as u32).checked_sub(1)?;
+        Some(Place { heap, segment: word as u32 })
     }
 }
 
-type Leaf = Box<[AtomicU64]>;
+type Leaf = Box<[AtomicU64; LEAF_LEN]>;
 
 /// All segments of the allocator by address.
 pub(crate) struct AddressTable {
@@ -66,17 +68,19 @@ impl AddressTable {
         let leaf = self.root.get(page >> LEAF_BITS)?.get()?;
         // Acquire: the segment was filled in before its place was published.
         match leaf[page & (LEAF_LEN - 1)].load(Ordering::Acquire) {
-            EMPTY => None,
-            SHARED => self.find_in_map(address),
-            word => Some(Place::from_word(word)),
+            SHARED => Place::from_word(self.find_in_map(address)),
+            word => Place::from_word(word),
         }
     }
 
+    /// The entry that the page of `address` would have if it were of that address alone.
     #[cold]
-    fn find_in_map(&self, address: u64) -> Option<Place> {
+    fn find_in_map(&self, address: u64) -> u64 {
         let segments = self.segments.read();
-        let (_, &(end, place)) = segments.range(..=address).next_back()?;
-        (address < end).then_some(place)
+        match segments.range(..=address).next_back() {
+            Some((_, &(end, place))) if address < end => place.to_word(),
+            _ => EMPTY,
+        }
     }
 
     /// Enters a segment, or moves one that is entered to another place.
@@ -106,8 +110,10 @@ impl AddressTable {
     }
 
     fn entry(&self, page: u64) -> &AtomicU64 {
-        let leaf = self.root[(page >> LEAF_BITS) as usize]
-            .get_or_init(|| (0..LEAF_LEN).map(|_| AtomicU64::new(EMPTY)).collect());
+        let leaf = self.root[(page >> LEAF_BITS) as usize].get_or_init(|| {
+            let words: Box<[AtomicU64]> = (0..LEAF_LEN).map(|_| AtomicU64::new(EMPTY)).collect();
+            words.try_into().expect("as many as were made")
+        });
         &leaf[page as usize & (LEAF_LEN - 1)]
     }
 

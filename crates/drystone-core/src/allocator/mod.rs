@@ -1,4 +1,4 @@
-//! The allocator: requests, frees and recorded streams; the fast path lives in this file.
+//! The allocator: what it is made of. `serve` and `free` are the fast path.
 //!
 //! The other files hold what is rarer: `slow` (a request that the cache cannot serve), `release`
 //! (giving memory back), `lend` (memory of other streams), `pools`, `limits`, `retune` (settings that
@@ -6,6 +6,7 @@
 
 mod check;
 mod defragment;
+mod free;
 mod lend;
 mod limits;
 mod peers;
@@ -17,6 +18,7 @@ mod remap;
 mod report;
 mod restore;
 mod retune;
+mod serve;
 mod share;
 mod slow;
 mod spill;
@@ -26,20 +28,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::block::State;
 use crate::callbacks::Callbacks;
 use crate::config::{Backing, Config, ConfigError};
 use crate::device::Device;
 use crate::driver::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
-use crate::error::{AllocError, InvalidDevice, PointerError};
-use crate::heap::{Extent, Fit, Given, Heap, HeapCore, HeapKey, Located, Locked};
+use crate::error::{AllocError, InvalidDevice};
+use crate::heap::{HeapCore, HeapKey, Located};
 use crate::history::{Action, History, HistoryEvent};
 use crate::meter::Metered;
 use crate::policy::Policy;
 use crate::pool::{Held, Pool};
 use crate::registry::Registry;
 use crate::table::AddressTable;
-use crate::units::{GRANULE, MAX_ALIGN, MAX_REQUEST, PAGE};
+use crate::units::PAGE;
 
 pub use defragment::{Defragment, Defragmented};
 pub use relocate::{MovableId, Move, MoveLimits, MovePass};
@@ -164,279 +165,6 @@ impl<D: Driver> Allocator<D> {
     /// How many devices there are.
     pub fn device_count(&self) -> u32 {
         self.devices.len() as u32
-    }
-
-    /// Hands out `size` bytes of `device`, aligned to 512, to be used on `stream` first: the
-    /// address. 0 bytes give the null address, which [`Allocator::free`] accepts.
-    #[inline]
-    pub fn allocate(
-        &self,
-        size: u64,
-        device: DeviceId,
-        stream: StreamId,
-    ) -> Result<u64, AllocError> {
-        self.serve(Request { size, align: GRANULE, device, stream })
-    }
-
-    /// Hands out memory as the request says: the address.
-    pub fn allocate_request(&self, request: Request) -> Result<u64, AllocError> {
-        self.serve(request)
-    }
-
-    #[inline(always)]
-    fn serve(&self, request: Request) -> Result<u64, AllocError> {
-        let device = self.device(request.device)?;
-        if !request.align.is_power_of_two() || request.align > MAX_ALIGN {
-            return Err(AllocError::BadAlignment { align: request.align });
-        }
-        if request.size == 0 {
-            return Ok(0);
-        }
-        if request.size > MAX_REQUEST {
-            return Err(self.too_large(device, &request));
-        }
-        if device.has_exceptions() {
-            return self.serve_routed(device, &request);
-        }
-        self.serve_from(device, &device.default_pool, &request)
-    }
-
-    /// Serves a request while pools are begun, streams have ended or settings were changed.
-    #[cold]
-    fn serve_routed(&self, device: &Device, request: &Request) -> Result<u64, AllocError> {
-        device.stream_is_used(request.stream);
-        let routed = device.route(request.stream);
-        let pool = routed.as_ref().unwrap_or(&device.default_pool);
-        if device.is_retuned() || pool.is_unsplit() {
-            return self.serve_by_other_rules(device, pool, request);
-        }
-        self.serve_from(device, pool, request)
-    }
-
-    /// Serves a request whose block is not what the configuration says.
-    #[cold]
-    fn serve_by_other_rules(
-        &self,
-        device: &Device,
-        pool: &Arc<Pool>,
-        request: &Request,
-    ) -> Result<u64, AllocError> {
-        let fit = self.fit_in(pool, request.size, request.align);
-        if let Some(Held { heap, term }) = pool.heap(request.stream) {
-            let mut core = heap.lock();
-            if core.is_term(*term)
-                && let Some(handed) = heap.allocate(&mut core, &fit, true)
-            {
-                return Ok(self.handed_out(device, heap, core, handed));
-            }
-        }
-        self.allocate_slowly(device, pool, request)
-    }
-
-    /// Serves a request out of a pool. What is inlined ends with the parked block.
-    #[inline(always)]
-    fn serve_from(
-        &self,
-        device: &Device,
-        pool: &Arc<Pool>,
-        request: &Request,
-    ) -> Result<u64, AllocError> {
-        let size = self.policy.extent(request.size, request.align);
-        if let Some(Held { heap, term }) = pool.heap(request.stream) {
-            let mut core = heap.lock();
-            if core.is_term(*term) {
-                if request.align == GRANULE
-                    && let Some(handed) = heap.reuse(&mut core, size, request.size)
-                {
-                    return Ok(self.handed_out(device, heap, core, handed));
-                }
-                if let Some(address) = self.serve_filed(device, heap, core, size, request) {
-                    return Ok(address);
-                }
-            }
-        }
-        self.allocate_slowly(device, pool, request)
-    }
-
-    /// Serves a request out of the bins of a heap, whose parked block was looked at.
-    #[inline(never)]
-    fn serve_filed(
-        &self,
-        device: &Device,
-        heap: &Heap,
-        mut core: Locked<'_>,
-        size: Extent,
-        request: &Request,
-    ) -> Option<u64> {
-        let fit = self.policy.fit_of(size, request.size, request.align);
-        if core.remaps(size.kind) {
-            return self.serve_in_arena(device, heap, core, &fit);
-        }
-        let handed = heap.allocate_filed(&mut core, &fit)?;
-        Some(self.handed_out(device, heap, core, handed))
-    }
-
-    /// Likewise a large request, out of the arenas of a heap.
-    #[inline(never)]
-    fn serve_in_arena(
-        &self,
-        device: &Device,
-        heap: &Heap,
-        mut core: Locked<'_>,
-        fit: &Fit,
-    ) -> Option<u64> {
-        let handed = heap.allocate_in_arena(&mut core, fit, true)?;
-        Some(self.handed_out(device, heap, core, handed))
-    }
-
-    /// What follows once a block is handed out: its address.
-    #[inline(always)]
-    fn handed_out(
-        &self,
-        device: &Device,
-        heap: &Heap,
-        mut core: Locked<'_>,
-        handed: Located,
-    ) -> u64 {
-        device.totals.after_allocation(heap, &mut core.thresholds, handed.kind);
-        self.note_allocation(device, &core, handed);
-        if core.has_pending() && core.looks_at_pending() {
-            drop(core);
-            self.settle(device, heap);
-        }
-        handed.address
-    }
-
-    /// Takes a block back, by the address that it was handed out with. Its bytes are reusable in
-    /// the order of its stream at once, elsewhere when the stream has passed this point, and when
-    /// every stream recorded on it has. The null address is accepted and means nothing.
-    #[inline]
-    pub fn free(&self, pointer: u64) -> Result<(), PointerError> {
-        if pointer == 0 {
-            return Ok(());
-        }
-        if let Some(place) = self.table.find(pointer)
-            && let Some(heap) = self.heaps.get(place.heap)
-        {
-            let mut core = heap.lock();
-            if let Some(block) = core.live(place.segment, pointer, State::Used) {
-                self.give(heap, &mut core, block);
-                return Ok(());
-            }
-        }
-        self.free_or_refuse(pointer)
-    }
-
-    /// Frees a block that a first look did not find, or says why it cannot be freed.
-    #[cold]
-    fn free_or_refuse(&self, pointer: u64) -> Result<(), PointerError> {
-        let (heap, mut core, block) = self.locate(pointer)?;
-        self.give(heap, &mut core, block);
-        Ok(())
-    }
-
-    /// Like [`Allocator::free`], but refuses a block of another device or stream than the caller
-    /// believes.
-    pub fn free_on(
-        &self,
-        pointer: u64,
-        device: DeviceId,
-        stream: StreamId,
-    ) -> Result<(), PointerError> {
-        if pointer == 0 {
-            return Ok(());
-        }
-        let (heap, mut core, block) = self.locate(pointer)?;
-        let key = core.key();
-        if key.device != device {
-            let (actual, given) = (key.device, device);
-            return Err(PointerError::WrongDevice { pointer, actual, given });
-        }
-        // A block lent to another stream carries that stream as a recorded one.
-        if key.stream != stream && !core.is_used_by(block.index, stream) {
-            let (actual, given) = (key.stream, stream);
-            return Err(PointerError::WrongStream { pointer, actual, given });
-        }
-        self.give(heap, &mut core, block);
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn give(&self, heap: &Heap, core: &mut HeapCore, block: Located) {
-        let device = &self.devices[core.key().device.0 as usize];
-        let notes = self.takes_notes();
-        if notes {
-            self.write_down(Action::FreeRequested, device, core, block);
-        }
-        let given = heap.give(core, block);
-        if notes && given == Given::Free {
-            self.write_down(Action::FreeCompleted, device, core, block);
-        }
-        device.totals.after_free(heap, &mut core.thresholds, block.kind);
-    }
-
-    /// Says that work on `stream` uses the block at `pointer` too: after its free the bytes are
-    /// not reused before that stream has passed the free. The block's own stream needs no saying.
-    pub fn record_stream(&self, pointer: u64, stream: StreamId) -> Result<(), PointerError> {
-        if pointer == 0 {
-            return Ok(());
-        }
-        let (_, mut core, block) = self.locate_any(pointer)?;
-        let key = core.key();
-        let device = &self.devices[key.device.0 as usize];
-        // Also its own stream, which may have ended while the block was lent to another.
-        device.stream_is_used(stream);
-        if key.stream != stream {
-            let ticker = device.tickers.of(stream);
-            core.add_use(block.index, ticker);
-        }
-        Ok(())
-    }
-
-    /// The used block that starts at `pointer`, with its heap, locked.
-    fn locate(&self, pointer: u64) -> Result<(&Heap, Locked<'_>, Located), PointerError> {
-        if let Some(place) = self.table.find(pointer)
-            && let Some(heap) = self.heaps.get(place.heap)
-        {
-            let core = heap.lock();
-            // A segment around the pointer is the pointer's, whatever happened since the table
-            // was asked: segments do not overlap.
-            if let Some(found) = core.locate(place.segment, pointer, State::Used) {
-                return Ok((heap, core, found?));
-            }
-        }
-        self.locate_again(pointer, State::Used)
-    }
-
-    /// The used or movable block that starts at `pointer`, with its heap, locked.
-    fn locate_any(&self, pointer: u64) -> Result<(&Heap, Locked<'_>, Located), PointerError> {
-        match self.locate(pointer) {
-            Err(PointerError::Movable { .. }) => self.locate_again(pointer, State::Movable),
-            other => other,
-        }
-    }
-
-    /// Likewise one of this state, if the segment went to another heap or to the driver between look
-    /// and lock, or has only a part of the pointer's page.
-    #[cold]
-    fn locate_again(
-        &self,
-        pointer: u64,
-        state: State,
-    ) -> Result<(&Heap, Locked<'_>, Located), PointerError> {
-        let foreign = PointerError::Foreign { pointer };
-        loop {
-            let place = self.table.find(pointer).ok_or(foreign)?;
-            let heap = self.heaps.get(place.heap).ok_or(foreign)?;
-            let core = heap.lock();
-            if let Some(found) = core.locate(place.segment, pointer, state) {
-                return Ok((heap, core, found?));
-            }
-            // The table changes under the heap's lock: what it still says holds.
-            if self.table.find(pointer) == Some(place) {
-                return Err(foreign);
-            }
-        }
     }
 
     fn device(&self, id: DeviceId) -> Result<&Device, InvalidDevice> {
