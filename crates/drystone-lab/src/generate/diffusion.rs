@@ -203,6 +203,9 @@ fn make(values: &Values, seed: u64) -> Result<Trace, String> {
     let mut moments = Vec::new();
     let between = values.number("sample");
     for step in 1..=values.number("steps") {
+        if tape.is_full() {
+            break;
+        }
         train(&mut tape, values.number("pixels"), &mut moments);
         if between > 0 && step % between == 0 {
             (0..3).for_each(|_| sample(&mut tape, values.number("denoise")));

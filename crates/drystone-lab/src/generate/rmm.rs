@@ -20,7 +20,7 @@ pub(super) const RANDOM: GeneratorInfo = GeneratorInfo {
         number(
             "allocations",
             "how many allocations, in twice as many steps",
-            (1, 10_000_000),
+            (1, 5_000_000),
             "1000",
         ),
         number("max_size", "the largest size, in MiB", (1, 1_048_576), "1"),
@@ -109,8 +109,8 @@ fn multi_stream(values: &Values, _: u64) -> Result<Trace, String> {
     let (streams, kernels) = (values.number("streams"), values.number("kernels"));
     let mut steps = Steps { events: Vec::new(), blocks: 0 };
     let count = kernels * values.number("rounds");
-    if count > 10_000_000 {
-        return Err(format!("{count} kernels in all; at most 10000000 are allowed"));
+    if count > 5_000_000 {
+        return Err(format!("{count} kernels in all; at most 5000000 are allowed"));
     }
     for kernel in 0..count {
         // The pool's streams; the default stream is none of them.

@@ -168,7 +168,7 @@ fn make(values: &Values, seed: u64) -> Result<Trace, String> {
     let mut adapters = Adapters { loaded: VecDeque::new(), most };
     let mut underway: Vec<Answer> = Vec::new();
     let mut waiting = values.number("requests");
-    while waiting > 0 || !underway.is_empty() {
+    while !tape.is_full() && (waiting > 0 || !underway.is_empty()) {
         while waiting > 0 && (underway.len() as u64) < batch {
             waiting -= 1;
             let tokens = tape.heavy_tail(question.min(64), question);

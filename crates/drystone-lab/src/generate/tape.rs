@@ -6,8 +6,8 @@ use drystone_trace::{Dropped, Event, Op, Trace};
 
 /// The stream of the program's computation.
 pub(super) const COMPUTE: u32 = 0;
-/// The most events of a made trace: 3.2 GB of them.
-const MAX_EVENTS: usize = 100_000_000;
+/// The most events of a made trace: 640 MB of them.
+const MAX_EVENTS: usize = 20_000_000;
 /// Until work that was submitted is done: a tensor that another stream used too is free then.
 const LEAD_NS: u64 = 5_000_000;
 /// What the host takes to launch a kernel.
@@ -62,6 +62,11 @@ impl Tape {
     pub(super) fn heavy_tail(&mut self, least: u64, most: u64) -> u64 {
         let part = (self.below(1 << 20) + 1) as f64 / (1u64 << 20) as f64;
         ((least as f64 * part.powf(-1.0 / 1.3)) as u64).min(most)
+    }
+
+    /// Nothing that is still made will be kept: there will be no trace.
+    pub(super) fn is_full(&self) -> bool {
+        self.overflowed
     }
 
     fn event(&mut self, op: Op, tensor: &Tensor) {

@@ -98,7 +98,9 @@ fn what_is_wrong_is_said() {
         assert!(error.contains(why), "{text}: {error}");
     }
     let many: GeneratorSpec = "rmm-multi-stream:kernels=10000,rounds=10000".parse().unwrap();
-    assert!(many.generate(1).unwrap_err().to_string().contains("at most 10000000"));
+    assert!(many.generate(1).unwrap_err().to_string().contains("at most 5000000"));
+    let long: GeneratorSpec = "train:layers=1000,steps=10000".parse().unwrap();
+    assert!(long.generate(1).unwrap_err().to_string().contains("more than 20000000 events"));
 }
 
 #[test]

@@ -201,6 +201,9 @@ fn make(values: &Values, seed: u64) -> Result<Trace, String> {
     let weights = tape.take_all(&model.weights(4));
     let (mut moments, mut best) = (Vec::new(), Vec::new());
     for step in 1..=values.number("steps") {
+        if tape.is_full() {
+            break;
+        }
         let longest = (0..4).map(|_| tape.heavy_tail(48, 2_000)).max().unwrap_or(48);
         let batch = Batch { texts, words: 8 * longest.div_ceil(8), width };
         train(&mut tape, &model, batch, again, &mut moments);

@@ -184,6 +184,9 @@ fn make(values: &Values, seed: u64) -> Result<Trace, String> {
     }
     lasting.push(tape.take(2 * model.vocabulary * width));
     for step in 0..values.number("steps") {
+        if tape.is_full() {
+            break;
+        }
         let mut gradients = Vec::new();
         for _ in 0..values.number("texts") {
             let tokens = 8 * tape.heavy_tail(64, 512);

@@ -18,8 +18,8 @@
 //! Left out: hints that put parameters and optimizer states into pools of their own, which traces
 //! do not have; offloading to the host by a callback of the framework; handles scattered over
 //! several holes, which serve no request of that size; compaction of other streams' pools at the
-//! same moment, likewise. The size of large handles is that of PaddlePaddle's own tests, since its
-//! default is not described.
+//! same moment, likewise; and that some versions remap no handle twice, which others do. The size of
+//! large handles is that of PaddlePaddle's own tests, since its default is not described.
 
 mod pool;
 
