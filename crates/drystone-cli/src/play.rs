@@ -24,15 +24,17 @@ pub(crate) struct Played {
     pub(crate) recording: Recording,
     /// One for each policy that could be played.
     pub(crate) replays: Vec<Replayed>,
-    /// What each did, if that was to be noted.
+    /// What each did, if that was to be kept.
     pub(crate) journals: Vec<Journal>,
 }
 
 /// What is to be known of a trace and a policy beside the figures of a replay.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Depth {
-    /// What the policy did, and the figures that follow from it.
+    /// The figures that follow from what the policy did.
     pub(crate) journal: bool,
+    /// What it did, for a report: some bytes for each block and policy.
+    pub(crate) keep_journals: bool,
     /// The least capacity.
     pub(crate) min_capacity: bool,
 }
@@ -108,7 +110,7 @@ fn play_one(run: Run, target: &Target, policies: &[PolicySpec], depth: Depth) ->
             outcome = outcome.and(search(trace, policy, target, &mut replayed.metrics));
         }
         replays.push(replayed);
-        journals.extend(journal);
+        journals.extend(journal.filter(|_| depth.keep_journals));
     }
     let recording = Recording::of(trace);
     (Played { run, recording, replays, journals }, outcome)

@@ -99,3 +99,29 @@ fn a_policy_that_runs_out_of_memory_has_no_ratio_in_the_table() {
     assert_eq!(stdout.matches(" OOM ").count(), 2, "{stdout}");
     assert!(stdout.contains("stopped after 1.0 ms of the run"), "{stdout}");
 }
+
+#[test]
+fn the_report_is_a_page_of_all_traces() {
+    let folder = folder();
+    small_trace(folder.path());
+    let files = ["compare", "small.csv", "small.csv", "--no-svg"];
+    let arguments = [&files[..], &["--json", "--report", "out.html"], &TWO].concat();
+    let output = drystone(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).lines().count(), 4, "nothing but JSON");
+    assert!(text(&output.stderr).contains("Report, for a browser: out.html"));
+    let page = fs::read_to_string(folder.path().join("out.html")).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"), "{page}");
+    assert_eq!(page.matches("\"name\":\"small\"").count(), 2);
+    assert!(page.contains("\"label\":\"drystone-malloc:limit=1GiB\""));
+
+    let arguments = [&files[..], &["--report", "no/such/out.html"], &TWO].concat();
+    let output = drystone(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("drystone-malloc"), "the table comes first");
+    let stderr = text(&output.stderr);
+    assert!(
+        stderr.contains("cannot write the report no/such/out.html (--report PATH)"),
+        "{stderr}"
+    );
+}

@@ -38,7 +38,8 @@ pub(crate) fn compare(args: &CompareArgs, out: &mut dyn Write) -> Result<Outcome
     let sources = Source::of(&args.traces);
     let mut report = args.report.is_some().then(|| Report::new(sources.len()));
     let mut all = Vec::new();
-    let depth = Depth { journal: true, min_capacity: args.min_capacity };
+    let depth =
+        Depth { journal: true, keep_journals: report.is_some(), min_capacity: args.min_capacity };
     let outcome = play(&sources, &args.options, &device, depth, |mut played| {
         tell(&played, json, out)?;
         if let Some(report) = &mut report {

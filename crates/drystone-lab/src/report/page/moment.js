@@ -77,7 +77,7 @@ function drawMap(at, us) {
   }
   const { unit } = policyNow().read;
   const shown = (map.view[1] - map.view[0]) * unit;
-  const from = map.isZoomed() ? ` Shown from ${hex(addressOf(policyNow().read, map.view[0]))} on.` : "";
+  const from = map.isZoomed() ? ` Shown from ${hex(addressOf(policyNow().read, Math.floor(map.view[0])))} on.` : "";
   const least = entry().least_shown_bytes;
   const left = least ? ` Blocks below ${formatBytes(least)} are not shown.` : "";
   const note = `${formatBytes(shown)} of addresses, row by row: all that held memory at some moment. `
