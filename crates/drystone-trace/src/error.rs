@@ -71,7 +71,7 @@ pub enum TraceError {
         path: PathBuf,
     },
     /// The path names a directory.
-    #[error("{} is a directory; name a trace file (.csv or .pickle, also with .xz or .zst)", path.display())]
+    #[error("{} is a directory; name a trace file (.csv, .pickle or .dst, also with .xz or .zst)", path.display())]
     IsDirectory {
         /// The path as given.
         path: PathBuf,

@@ -99,6 +99,14 @@ fn rare_runs_come_back() {
 }
 
 #[test]
+fn a_free_that_names_another_device_frees_its_block() {
+    let csv = "t_us,op,id,size,stream,device\n0,a,0,8,0,0\n1,f,0,8,0,1\n1,c,0,8,0,1\n";
+    let trace = snapshot(&run(csv)).to_trace("test", &Limits::default()).unwrap();
+    assert_eq!((trace.blocks, trace.events.len(), trace.devices), (1, 3, 1));
+    assert!(trace.dropped.is_empty(), "{:?}", trace.dropped);
+}
+
+#[test]
 fn what_no_addresses_are_left_for_is_an_error() {
     let lines: String = (0..5).map(|id| format!("0,a,{id},{MAX_SIZE},0\n")).collect();
     let error = run(&format!("t_us,op,id,size,stream\n{lines}")).to_snapshot().unwrap_err();

@@ -47,7 +47,9 @@ impl Run {
                 _ => (0, StackId::default()),
             };
             let Some(action) = action_of(event.op) else { continue };
-            device_traces[event.device as usize].push(TraceEntry {
+            // A free is in the ring that its block is in, whatever device it names.
+            let device = if event.op.has_block() { layout.device(event.id) } else { event.device };
+            device_traces[device as usize].push(TraceEntry {
                 action,
                 addr,
                 size: event.size,
@@ -56,7 +58,7 @@ impl Run {
                 stack,
             });
             if index < trace.prelude {
-                prelude[event.device as usize] += 1;
+                prelude[device as usize] += 1;
             }
         }
         Ok(Snapshot {
@@ -146,6 +148,10 @@ impl Layout {
     fn address(&self, block: u32) -> u64 {
         let block = &self.blocks[block as usize];
         self.starts[&block.arena] + block.offset
+    }
+
+    fn device(&self, block: u32) -> u32 {
+        self.blocks[block as usize].arena.0
     }
 
     /// The arenas as segments with their blocks at the end; `stack_of` says who asked for a block.
