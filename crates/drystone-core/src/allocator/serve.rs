@@ -68,7 +68,7 @@ impl<D: Driver> Allocator<D> {
     ) -> Result<u64, AllocError> {
         let fit = self.fit_in(pool, request.size, request.align);
         if let Some(Held { heap, term }) = pool.heap(request.stream) {
-            let mut core = heap.lock();
+            let mut core = self.lock_and_look(device, heap);
             if core.is_term(*term)
                 && let Some(handed) = heap.allocate(&mut core, &fit, true)
             {
@@ -76,6 +76,19 @@ impl<D: Driver> Allocator<D> {
             }
         }
         self.allocate_slowly(device, pool, request)
+    }
+
+    /// Locks a heap for a request; where it is time to look at its pending blocks, that comes first, so
+    /// that the request may get one.
+    #[inline(always)]
+    fn lock_and_look<'h>(&self, device: &Device, heap: &'h Heap) -> Locked<'h> {
+        let mut core = heap.lock();
+        if core.has_pending() && core.looks_at_pending() {
+            drop(core);
+            self.settle(device, heap);
+            core = heap.lock();
+        }
+        core
     }
 
     /// Serves a request out of a pool. What is inlined ends with the parked block.
@@ -88,7 +101,7 @@ impl<D: Driver> Allocator<D> {
     ) -> Result<u64, AllocError> {
         let size = self.policy.extent(request.size, request.align);
         if let Some(Held { heap, term }) = pool.heap(request.stream) {
-            let mut core = heap.lock();
+            let mut core = self.lock_and_look(device, heap);
             if core.is_term(*term) {
                 if request.align == GRANULE
                     && let Some(handed) = heap.reuse(&mut core, size, request.size)
@@ -145,10 +158,6 @@ impl<D: Driver> Allocator<D> {
     ) -> u64 {
         device.totals.after_allocation(heap, &mut core.thresholds, handed.kind);
         self.note_allocation(device, &core, handed);
-        if core.has_pending() && core.looks_at_pending() {
-            drop(core);
-            self.settle(device, heap);
-        }
         handed.address
     }
 }
