@@ -51,7 +51,7 @@ void free_block(void* pointer);
 // address.
 class Allocator final : public native::CUDAAllocator {
  public:
-  // allocator.cpp: requests, frees, limits, figures.
+  // allocator.cpp: requests and frees; figures.cpp: limits and figures.
   c10::DataPtr allocate(size_t size) override;
   c10::DeleterFnPtr raw_deleter() const override;
   void copy_data(void* dest, const void* src, std::size_t count) const override;
@@ -153,6 +153,9 @@ class Allocator final : public native::CUDAAllocator {
   std::map<Scope, std::unique_ptr<Filter>> filters_;
   std::deque<std::unique_ptr<Filter>> ended_filters_;
 };
+
+// The figures of a device.
+drystone_stats_t stats_of(DeviceIndex device);
 
 // The one that is installed. Never destroyed: tensors may be freed until the process ends.
 Allocator& allocator();
