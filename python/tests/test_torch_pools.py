@@ -170,6 +170,40 @@ def test_a_pool_can_have_another_allocator(with_plugin: Torch) -> None:
     )
 
 
+def test_what_a_graph_holds_of_another_allocator_stays(with_plugin: Torch) -> None:
+    with_plugin(
+        """
+        pool = torch.cuda.MemPool(plugin)
+        # As a capture does: a scope that is not released while its graph lives.
+        torch._C._cuda_beginAllocateCurrentThreadToPool(0, pool.id)
+        new(4 * MIB)
+        torch._C._cuda_endAllocateToPool(0, pool.id)
+        held = pool.id
+        del pool
+        torch.cuda.empty_cache()
+        assert live() == 1, "the graph replays over it"
+        torch._C._cuda_releasePool(0, held)
+        assert live() == 0
+        """
+    )
+
+
+def test_the_innermost_pool_serves(with_plugin: Torch) -> None:
+    with_plugin(
+        """
+        theirs, own = torch.cuda.MemPool(plugin), torch.cuda.MemPool()
+        with torch.cuda.use_mem_pool(theirs):
+            with torch.cuda.use_mem_pool(own):
+                block = new(4 * MIB)
+            assert live() == 0
+            other = new(4 * MIB)
+        assert live() == 1
+        addresses = [b["address"] for s in own.snapshot() for b in s["blocks"]]
+        assert block.data_ptr() in addresses and other.data_ptr() not in addresses
+        """
+    )
+
+
 def test_small_blocks_of_another_allocator_share_segments(with_plugin: Torch) -> None:
     with_plugin(
         """

@@ -83,6 +83,11 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureSta
   return cudaSuccess;
 }
 
+cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode) {
+  (void)mode;
+  return cudaSuccess;
+}
+
 cudaError_t cudaMalloc(void **pointer, size_t size) {
   *pointer = malloc(size);
   return *pointer == NULL ? cudaErrorMemoryAllocation : cudaSuccess;

@@ -226,7 +226,9 @@ impl<D: Driver> Allocator<D> {
             }
             let Some(lender) = core.ticker().cloned() else { continue };
             let Some(index) = core.find(fit) else { continue };
-            let handed = heap.hand_out(&mut core, index, fit);
+            // What is free in an arena is no block of a size of its own.
+            let cut = core.lies_in_arena(index).then(|| fit.in_arena());
+            let handed = heap.hand_out(&mut core, index, cut.as_ref().unwrap_or(fit));
             if lender.stream == request.stream {
                 drop(core);
             } else {

@@ -189,11 +189,6 @@ impl<D: Driver> Allocator<D> {
         self.takes_notes.load(Ordering::Relaxed)
     }
 
-    fn look_who_takes_notes(&self) {
-        let notes = self.history.is_on() || self.max_split_size().is_some();
-        self.takes_notes.store(notes, Ordering::Relaxed);
-    }
-
     /// Writes down that a block was handed out.
     #[inline(always)]
     fn note_allocation(&self, device: &Device, core: &HeapCore, block: Located) {

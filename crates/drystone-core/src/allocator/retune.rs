@@ -1,5 +1,7 @@
 //! Settings that change while the allocator is in use: torch's `_set_allocator_settings`.
 
+use std::sync::atomic::Ordering;
+
 use super::Allocator;
 use crate::config::Config;
 use crate::driver::Driver;
@@ -55,6 +57,15 @@ impl<D: Driver> Allocator<D> {
     /// Asks the policy in force. Only what [`Allocator::retune`] changes has to be asked so.
     pub(super) fn in_force<T>(&self, ask: impl FnOnce(&Policy) -> T) -> T {
         ask(self.retuned.read().as_ref().map_or(&self.policy, |retuned| &retuned.policy))
+    }
+
+    /// Looks whether blocks that are handed out are written down.
+    pub(super) fn look_who_takes_notes(&self) {
+        // One at a time: what is stored last is what is so.
+        let retuned = self.retuned.write();
+        let policy = retuned.as_ref().map_or(&self.policy, |retuned| &retuned.policy);
+        let notes = self.history.is_on() || policy.max_split_size.is_some();
+        self.takes_notes.store(notes, Ordering::Relaxed);
     }
 
     pub(super) fn max_split_size(&self) -> Option<u64> {

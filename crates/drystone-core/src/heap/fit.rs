@@ -44,7 +44,7 @@ impl Fit {
     /// The same request for an arena, whose free memory is no block of a size of its own: there is
     /// nothing that `max_split_size` would keep whole.
     #[inline]
-    pub(super) fn in_arena(&self) -> Fit {
+    pub(crate) fn in_arena(&self) -> Fit {
         let rule = SplitRule { max_split: u32::MAX, max_rounding: 0, least_remainder: 1 };
         Fit { rule, ..*self }
     }

@@ -61,6 +61,11 @@ pub(crate) struct FreeRun {
 }
 
 impl HeapCore {
+    /// Whether a block lies in an arena.
+    pub(crate) fn lies_in_arena(&self, block: BlockIndex) -> bool {
+        self.segment(self.blocks[block].segment()).is_arena()
+    }
+
     /// Takes an arena in as one hole: its index.
     pub(crate) fn add_arena(&mut self, mut arena: Segment) -> u32 {
         let at = self.vacant_segments.pop().unwrap_or_else(|| {

@@ -29,6 +29,10 @@ impl Heap {
     ) -> Option<Located> {
         core.unpark(fit.kind);
         let around = core.segments.get(segment as usize)?.as_ref()?;
+        // It may be another one by now, for blocks of the other kind.
+        if around.kind != fit.kind {
+            return None;
+        }
         let index = around.around(start, &core.blocks);
         let block = &core.blocks[index];
         let inside = block.offset <= start && start + fit.units <= block.end();

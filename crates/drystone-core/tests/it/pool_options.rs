@@ -39,6 +39,23 @@ fn a_pool_serves_others_before_they_fail_if_it_is_to() {
 }
 
 #[test]
+fn an_unsplit_pool_lends_no_more_pages_than_are_asked_for() {
+    let World { allocator, .. } = &World::plain(16 * MIB, "backing:vmm");
+    let pool = PoolId(0, 7);
+    allocator.begin_pool(D0, pool, Purpose::User, |stream| stream == A).unwrap();
+    allocator.set_unsplit(D0, pool).unwrap();
+    allocator.set_use_on_oom(D0, pool, true).unwrap();
+    let block = allocator.allocate(12 * MIB, D0, A).unwrap();
+    allocator.end_pool(D0, pool).unwrap();
+    allocator.free(block).unwrap();
+    let lent = [0, 1].map(|_| allocator.allocate(5 * MIB, D0, A).unwrap());
+    lent.into_iter().for_each(|block| allocator.free(block).unwrap());
+    allocator.release_pool(D0, pool).unwrap();
+    allocator.empty_cache(D0).unwrap();
+    assert_eq!(allocator.reserved_bytes(D0), Ok(0));
+}
+
+#[test]
 fn blocks_of_an_unsplit_pool_have_memory_of_their_own() {
     over_both(|backing| {
         let world = World::plain(64 * MIB, backing);

@@ -43,6 +43,13 @@ inline cudaStream_t current_stream(DeviceIndex device) {
                                                                             : stream.stream();
 }
 
+// Whether a capture is underway on a stream: what a graph uses must be of the graph's pool.
+bool is_captured(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  C10_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
 DeviceIndex device_of(void* pointer) {
   cudaPointerAttributes attributes{};
   C10_CUDA_CHECK(cudaPointerGetAttributes(&attributes, pointer));
@@ -188,7 +195,7 @@ C10_NOINLINE void* Allocator::request_and_tell(
   const auto status = library.allocate(ready(), size, device, number_of(stream), &pointer);
   if (status != DRYSTONE_OK) {
     // No event of Drystone's tells of this block.
-    void* lent = status == DRYSTONE_OUT_OF_MEMORY && foreign_pools.any()
+    void* lent = status == DRYSTONE_OUT_OF_MEMORY && foreign_pools.any() && !is_captured(stream)
         ? foreign_pools.request_on_oom(size, device, stream)
         : nullptr;
     if (lent == nullptr) {
@@ -321,7 +328,7 @@ void Allocator::emptyCache(MempoolId_t pool) {
   auto context = watched ? history.context_of_release() : nullptr;
   const auto since = watched ? history.next_event() : 0;
   if (foreign_pools.any()) {
-    foreign_pools.empty(pool, false);
+    foreign_pools.empty();
   }
   if (pool == MempoolId_t{0, 0}) {
     check(library.empty_cache(process, -1, nullptr));

@@ -5,6 +5,7 @@
 #include "allocator.h"
 
 #include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 
 #include <algorithm>
@@ -55,6 +56,8 @@ char* take_segment(
   check(status);
   void* pointer = nullptr;
   try {
+    // As in torch: a capture may take memory.
+    const c10::cuda::CUDAStreamCaptureModeGuard relaxed(cudaStreamCaptureModeRelaxed);
     pointer = source->raw_alloc_with_stream(size, stream);
   } catch (...) {
     library.unaccount(process, device, size);
@@ -92,33 +95,41 @@ void ForeignPools::set_no_split(c10::DeviceIndex device, c10::MempoolId_t pool) 
   }
 }
 
-bool ForeignPools::begin(c10::DeviceIndex device, c10::MempoolId_t pool, Filter filter) {
+void ForeignPools::begin(
+    c10::DeviceIndex device,
+    c10::MempoolId_t pool,
+    Filter filter,
+    bool captures) {
   std::lock_guard<std::mutex> guard(mutex_);
   const Key key{device, pool};
-  if (pools_.count(key) == 0) {
-    return false;
+  if (const auto known = pools_.find(key); known != pools_.end()) {
+    known->second.captured |= captures;
   }
   begun_.emplace_back(key, std::move(filter));
-  return true;
 }
 
-bool ForeignPools::end(c10::DeviceIndex device, c10::MempoolId_t pool) {
+void ForeignPools::end(c10::DeviceIndex device, c10::MempoolId_t pool) {
   std::lock_guard<std::mutex> guard(mutex_);
-  const Key key{device, pool};
-  if (pools_.count(key) == 0) {
-    return false;
-  }
-  std::erase_if(begun_, [&](const auto& scope) { return scope.first == key; });
-  return true;
+  std::erase_if(begun_, [&](const auto& scope) { return scope.first == Key{device, pool}; });
 }
 
-void ForeignPools::empty(c10::MempoolId_t pool, bool all) {
+void ForeignPools::forget(c10::DeviceIndex device, c10::MempoolId_t pool) {
+  {
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (pools_.erase({device, pool}) == 0) {
+      return;
+    }
+  }
+  empty();
+}
+
+void ForeignPools::empty() {
   std::vector<std::pair<char*, Segment>> gone;
   {
     std::lock_guard<std::mutex> guard(mutex_);
     for (auto at = segments_.begin(); at != segments_.end();) {
       auto& [base, segment] = *at;
-      const bool wanted = segment.key.second == pool || pools_.count(segment.key) == 0;
+      const bool wanted = pools_.count(segment.key) == 0;
       if (wanted && std::none_of(segment.blocks.begin(), segment.blocks.end(), [](const auto& block) {
             return block.second.state == State::LIVE;
           })) {
@@ -128,17 +139,23 @@ void ForeignPools::empty(c10::MempoolId_t pool, bool all) {
         ++at;
       }
     }
-    if (all) {
-      std::erase_if(pools_, [&](const auto& entry) { return entry.first.second == pool; });
-    }
     look_again();
   }
-  for (const auto& [base, segment] : gone) {
-    const auto device = segment.key.first;
-    const c10::cuda::CUDAGuard guard(device);
-    C10_CUDA_CHECK(cudaDeviceSynchronize());
-    segment.source->raw_delete(base);
-    check(library.unaccount(process, device, segment.size));
+  for (auto at = gone.begin(); at != gone.end(); ++at) {
+    const auto device = at->second.key.first;
+    try {
+      const c10::cuda::CUDAGuard guard(device);
+      C10_CUDA_CHECK(cudaDeviceSynchronize());
+      at->second.source->raw_delete(at->first);
+    } catch (...) {
+      std::lock_guard<std::mutex> guard(mutex_);
+      for (; at != gone.end(); ++at) {
+        segments_.emplace(at->first, std::move(at->second));
+      }
+      look_again();
+      throw;
+    }
+    check(library.unaccount(process, device, at->second.size));
   }
 }
 
@@ -156,9 +173,12 @@ void* ForeignPools::request(size_t size, c10::DeviceIndex device, cudaStream_t s
       return nullptr;
     }
     key = scope->first;
-    const auto& pool = pools_.at(key);
-    source = pool.source;
-    split = !pool.no_split;
+    const auto pool = pools_.find(key);
+    if (pool == pools_.end()) {
+      return nullptr; // one of Drystone's own is the innermost
+    }
+    source = pool->second.source;
+    split = !pool->second.no_split;
     if (void* pointer = take(key, split, size, stream)) {
       return pointer;
     }
@@ -178,7 +198,7 @@ void* ForeignPools::request(size_t size, c10::DeviceIndex device, cudaStream_t s
 void* ForeignPools::request_on_oom(size_t size, c10::DeviceIndex device, cudaStream_t stream) {
   std::lock_guard<std::mutex> guard(mutex_);
   for (const auto& [key, pool] : pools_) {
-    if (key.first == device && pool.use_on_oom) {
+    if (key.first == device && pool.use_on_oom && !pool.captured) {
       if (void* pointer = take(key, !pool.no_split, size, stream)) {
         return pointer;
       }

@@ -32,12 +32,14 @@ class ForeignPools {
   void set_use_on_oom(c10::DeviceIndex device, c10::MempoolId_t pool, bool use_on_oom);
   // Its segments hold one block each from now on.
   void set_no_split(c10::DeviceIndex device, c10::MempoolId_t pool);
-  // False if the pool is none of these.
-  bool begin(c10::DeviceIndex device, c10::MempoolId_t pool, Filter filter);
-  bool end(c10::DeviceIndex device, c10::MempoolId_t pool);
-  // Gives segments of the pool without a live block back, and of pools that are forgotten, after the device
-  // has done its work; with `all` the pool is forgotten too.
-  void empty(c10::MempoolId_t pool, bool all);
+  // Notes scopes of Drystone's own pools too: the innermost serves.
+  void begin(c10::DeviceIndex device, c10::MempoolId_t pool, Filter filter, bool captures);
+  void end(c10::DeviceIndex device, c10::MempoolId_t pool);
+  // Nobody holds the pool any more: its segments go back once no block of theirs is live.
+  void forget(c10::DeviceIndex device, c10::MempoolId_t pool);
+  // Gives segments of forgotten pools without a live block back, after the device has done its work. Those
+  // of pools that are held stay, as in torch: a graph may replay over them.
+  void empty();
 
   // A block of the pool that wants the stream; null if none does.
   void* request(size_t size, c10::DeviceIndex device, cudaStream_t stream);
@@ -56,6 +58,7 @@ class ForeignPools {
     Source source;
     bool use_on_oom = false;
     bool no_split = false;
+    bool captured = false; // graphs replay over its memory, free or not
   };
   // PENDING: freed, but another stream uses it: it serves no more before the device was waited for.
   enum class State { FREE, LIVE, PENDING };

@@ -162,6 +162,7 @@ void History::allocated(void* pointer, Context context) {
     const auto address = reinterpret_cast<uint64_t>(pointer);
     if (context != nullptr) {
       live_[address] = context;
+      look_again(); // recording may have ended meanwhile
     }
     note(Entry::ALLOC, address, when_ >= RecordContext::ALLOC ? std::move(context) : nullptr);
   }

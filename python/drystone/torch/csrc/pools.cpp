@@ -79,33 +79,34 @@ bool ask_filter(drystone_stream_t stream, void* user) {
 void Allocator::beginAllocateToPool(DeviceIndex device, MempoolId_t pool, Filter filter) {
   // torch begins a graph's pool before the capture. Until then the graph's filter, which looks for the
   // capture, wants no stream; that of `use_mem_pool`, which looks for the thread, wants this one.
-  if (foreign_pools.any() && foreign_pools.begin(device, pool, filter)) {
-    check(library.retain_pool(ready(), device, pool_of(pool)));
-    return;
-  }
   const auto stream = c10::cuda::getCurrentCUDAStream(device).stream();
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   C10_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
   const bool captures = status != cudaStreamCaptureStatusNone || !filter(stream);
   const auto purpose = captures ? DRYSTONE_PURPOSE_CAPTURE : DRYSTONE_PURPOSE_USER;
-  auto kept = std::make_unique<Filter>(std::move(filter));
+  auto kept = std::make_unique<Filter>(filter);
+  // Also a pool with another allocator: libdrystone has to know of the capture.
   check(library.begin_pool(ready(), device, pool_of(pool), purpose, &ask_filter, kept.get()));
+  if (foreign_pools.any()) {
+    foreign_pools.begin(device, pool, std::move(filter), captures);
+  }
   std::lock_guard<std::mutex> guard(mutex_);
   filters_[{device, pool}] = std::move(kept);
 }
 
 void Allocator::endAllocateToPool(DeviceIndex device, MempoolId_t pool) {
-  if (foreign_pools.any() && foreign_pools.end(device, pool)) {
-    return;
+  foreign_pools.end(device, pool);
+  {
+    // Before the end: the next one who begins the pool puts a filter of his own here.
+    std::lock_guard<std::mutex> guard(mutex_);
+    if (auto ended = filters_.extract({device, pool})) {
+      ended_filters_.push_back(std::move(ended.mapped()));
+    }
+    if (ended_filters_.size() > KEPT_FILTERS) {
+      ended_filters_.pop_front();
+    }
   }
   check(library.end_pool(ready(), device, pool_of(pool)));
-  std::lock_guard<std::mutex> guard(mutex_);
-  if (auto ended = filters_.extract({device, pool})) {
-    ended_filters_.push_back(std::move(ended.mapped()));
-  }
-  if (ended_filters_.size() > KEPT_FILTERS) {
-    ended_filters_.pop_front();
-  }
 }
 
 void Allocator::releasePool(DeviceIndex device, MempoolId_t pool) {
@@ -113,7 +114,7 @@ void Allocator::releasePool(DeviceIndex device, MempoolId_t pool) {
   uint32_t uses = 0;
   if (foreign_pools.any() &&
       (library.pool_use_count(process, device, pool_of(pool), &uses) != DRYSTONE_OK || uses == 0)) {
-    foreign_pools.empty(pool, true);
+    foreign_pools.forget(device, pool);
   }
 }
 

@@ -28,6 +28,7 @@ void* Uncached::request(size_t size, c10::DeviceIndex device) {
   C10_CUDA_CHECK(cudaMalloc(&pointer, size));
   std::lock_guard<std::mutex> guard(mutex_);
   live_.insert(pointer);
+  look_again(); // the cache may have been turned on meanwhile
   return pointer;
 }
 
