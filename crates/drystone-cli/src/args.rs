@@ -70,7 +70,7 @@ Columns, as far as the terminal is wide:
 const DIAGNOSE: &str = "\
 Examples:
   drystone diagnose run.pickle
-  drystone diagnose run.pickle --capacity 12GiB    on such a device, or: would it run on one?
+  drystone diagnose run.pickle --capacity 12GiB    on such a device
   drystone diagnose run.pickle --json
 
 For a snapshot of the moment of death, in the program that is to be studied:

@@ -36,8 +36,8 @@ pub(crate) fn run(args: &DiagnoseArgs, out: &mut dyn Write) -> Result<Outcome> {
 
 fn tell(found: &Diagnosis, out: &mut dyn Write) -> Result<()> {
     for device in &found.devices {
-        let state = format!("Device {}: {}", device.device, state(device));
-        writeln!(out, "\n{}", table::paragraph(&state))?;
+        writeln!(out, "\nDevice {}", device.device)?;
+        writeln!(out, "{}", table::paragraph(&state(device)))?;
         for (number, finding) in (1..).zip(&device.findings) {
             tell_finding(number, finding, out)?;
         }
@@ -51,7 +51,7 @@ fn tell(found: &Diagnosis, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-/// What became of the run on the device, in a line.
+/// What became of the run on the device, in a sentence.
 fn state(device: &DeviceDiagnosis) -> String {
     let capacity = match device.capacity_bytes {
         Some(bytes) => format!("{} to be had", format_bytes(bytes)),
@@ -96,7 +96,7 @@ fn tell_remedies(device: &DeviceDiagnosis, out: &mut dyn Write) -> Result<()> {
     let on = device
         .capacity_bytes
         .map_or_else(String::new, |bytes| format!(", with {}", format_bytes(bytes)));
-    writeln!(out, "\nSettings tried, each by a replay{on}: {}", device.tried)?;
+    writeln!(out, "\n{} settings tried, each by a replay{on}:", device.tried)?;
     if device.remedies.is_empty() {
         let text = match before.completes {
             true => "None holds less than the run's own settings do.",

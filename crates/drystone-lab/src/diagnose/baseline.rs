@@ -98,8 +98,7 @@ fn settings(run: &Run) -> Result<(PolicySpec, String), ReplayError> {
     let mut keys = Vec::new();
     // -1 stands for no limit; snapshots have bytes.
     if let Ok(bytes) = value("max_split_size").parse::<u64>()
-        && bytes >= remedies::LEAST_SPLIT
-        && bytes < MOST_CAPACITY
+        && (remedies::LEAST_SPLIT..MOST_CAPACITY).contains(&bytes)
     {
         keys.push(format!("max_split_size_mb={}", bytes >> 20));
     }

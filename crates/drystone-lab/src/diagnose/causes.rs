@@ -112,7 +112,9 @@ fn fragmented(view: &View<'_>, baseline: &Baseline, failed: &Failed) -> Option<F
     let memory = at_failure(view, baseline, failed);
     let reserved = failure.reserved.or(memory.map(|memory| memory.held))?;
     let free = reserved.saturating_sub(failure.live);
-    let device_free = failure.device_free.unwrap_or(0);
+    // Where the recording does not say it, it follows from the capacity.
+    let rest = || Some(view.capacity?.saturating_sub(reserved));
+    let device_free = failure.device_free.or_else(rest).unwrap_or(0);
     let asked = rounded(failure.asked);
     if free == 0 || free.saturating_add(device_free) < asked || memory.is_none() && free < asked {
         return None;
@@ -122,8 +124,8 @@ fn fragmented(view: &View<'_>, baseline: &Baseline, failed: &Failed) -> Option<F
         ("live", failure.live),
         ("reserved", reserved),
         ("reserved_free", free),
+        ("device_free", device_free),
     ]);
-    evidence.extend(failure.device_free.map(|free| ("device_free", free)));
     let mut text = format!(
         "{} were asked for. {} were reserved and free",
         format_bytes(failure.asked),

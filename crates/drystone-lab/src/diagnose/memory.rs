@@ -93,7 +93,10 @@ fn ground(journal: &Journal, events: usize) -> Vec<(u64, u64)> {
                 mapped.insert(address, handles.get(&(device, handle)).copied().unwrap_or(0));
             }
             Change::Unmap { address, bytes } => {
-                mapped.retain(|&at, _| !(address..address + bytes).contains(&at));
+                let gone = mapped.range(address..address + bytes).map(|(&at, _)| at);
+                for at in gone.collect::<Vec<_>>() {
+                    mapped.remove(&at);
+                }
             }
         }
     }

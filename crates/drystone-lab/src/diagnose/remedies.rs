@@ -93,6 +93,9 @@ pub(super) fn tried(
             helped.push(remedy);
         }
     }
-    helped.sort_by_key(|remedy| remedy.peak_reserved_bytes);
+    helped.sort_by(|a, b| {
+        let less = a.peak_reserved_bytes.cmp(&b.peak_reserved_bytes);
+        less.then(a.driver_us.total_cmp(&b.driver_us))
+    });
     Ok((helped, CANDIDATES.len()))
 }

@@ -184,6 +184,7 @@ fn a_recorded_failure_is_fragmentation_too() {
     // Without a snapshot's figures the capacity has to be said.
     let found = diagnosed(&script.run(), Some(250 * MIB));
     assert_eq!(kinds(&found), [FindingKind::Fragmentation]);
+    assert_eq!(found.findings[0].evidence["would_have_fit"], 50 * MIB);
     assert!(found.failure.unwrap().recorded);
 }
 
