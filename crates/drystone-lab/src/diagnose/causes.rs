@@ -42,8 +42,8 @@ fn excess(view: &View<'_>) -> Option<Finding> {
     Some(Finding {
         kind: FindingKind::Excess,
         text: format!(
-            "The program needs {} at once and there are {}: {} are missing. No allocator and no \
-             setting of one can change that.",
+            "The program needs {} at once and there are {}: {} are missing. No allocator \
+             and no setting can hold that on the device.",
             format_bytes(peak),
             format_bytes(capacity),
             format_bytes(missing)
@@ -51,7 +51,8 @@ fn excess(view: &View<'_>) -> Option<Finding> {
         evidence: BTreeMap::from([("peak_live", peak), ("capacity", capacity)]),
         holders: holders(view, &view.live_after(view.peak.event)),
         advice: "Need less at once: a smaller batch or shorter sequences, recomputation of \
-                 activations, a smaller type, or parts of the state on the host.",
+                 activations, a smaller type, or parts of the state on the \
+                 host (Drystone's spill_limit does that with large blocks).",
         bytes: missing,
     })
 }
