@@ -30,6 +30,7 @@ const TOP: &str = "\
 Examples:
   drystone                                        compare on a trace that drystone carries
   drystone compare run.pickle                     all policies: a table, and a picture
+  drystone diagnose run.pickle                    why did it run out of memory?
   drystone replay run.pickle --json               one line of figures for each policy
   drystone replay run.pickle --capacity 12GiB     would it fit?
   drystone min-capacity run.pickle                the least memory with which it does";
@@ -65,6 +66,21 @@ Columns, as far as the terminal is wide:
   mean ×     bytes held on the average of the run's time, as a multiple of the bytes live
   in driver  time in driver calls; waits: time in which the host waited for the device
   rounding   when most was held: bytes that rounding adds to blocks; free: bytes in no block";
+
+const DIAGNOSE: &str = "\
+Examples:
+  drystone diagnose run.pickle
+  drystone diagnose run.pickle --capacity 12GiB    on such a device
+  drystone diagnose run.pickle --json
+
+For a snapshot of the moment of death, in the program that is to be studied:
+  torch.cuda.memory._record_memory_history(max_entries=1_000_000)
+  try:
+      ...
+  except torch.OutOfMemoryError:
+      torch.cuda.memory._dump_snapshot(\"run.pickle\")
+      raise
+The exit code is 0 whatever is found.";
 
 const MIN_CAPACITY: &str = "\
 Examples:
@@ -103,6 +119,9 @@ pub(crate) enum Command {
     /// Compare policies on a trace: a table, and a picture of memory over time
     #[command(after_help = COMPARE, after_long_help = format!("{COMPARE}\n\n{TRACES}\n\n{EXIT}"))]
     Compare(CompareArgs),
+    /// Say why a run died or wasted memory, and what would have helped
+    #[command(after_help = DIAGNOSE, after_long_help = format!("{DIAGNOSE}\n\n{TRACES}\n\n{EXIT}"))]
+    Diagnose(DiagnoseArgs),
     /// Find the least device memory with which traces complete
     #[command(after_help = MIN_CAPACITY)]
     #[command(after_long_help = format!("{MIN_CAPACITY}\n\n{TRACES}\n\n{EXIT}"))]
@@ -196,6 +215,22 @@ pub(crate) struct CompareArgs {
 
     #[command(flatten)]
     pub(crate) options: Options,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiagnoseArgs {
+    /// A PyTorch memory snapshot, with most to say; or any other trace
+    #[arg(value_name = "SNAPSHOT")]
+    pub(crate) snapshot: PathBuf,
+
+    /// The device's memory, as in 12GiB, 512MiB or 1.5GB [default: what the recording says of it,
+    /// if a request failed]
+    #[arg(long, value_name = "SIZE", value_parser = values::capacity)]
+    pub(crate) capacity: Option<u64>,
+
+    /// Print one JSON object, and nothing else, to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use comfy_table::{
     CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle,
 };
 use drystone_core::config::format_bytes;
-use drystone_lab::{Metrics, MinCapacity, Recording};
+use drystone_lab::{Holder, Metrics, MinCapacity, Recording, Remedy};
 use drystone_trace::Trace;
 
 use crate::output::columns;
@@ -179,6 +179,50 @@ pub(crate) fn meanings<'a>(rows: impl Iterator<Item = (&'a str, String)>) -> Str
         names.set_constraint(ColumnConstraint::ContentWidth);
     }
     table.to_string()
+}
+
+/// A paragraph as wide as the terminal.
+pub(crate) fn paragraph(text: &str) -> String {
+    let mut table = new();
+    table.add_row([text]);
+    let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// Who holds blocks, a row each.
+pub(crate) fn holders(holders: &[Holder]) -> String {
+    let mut table = new();
+    table.set_header(["bytes", "blocks", "largest", "from"]);
+    for holder in holders {
+        table.add_row([
+            format_bytes(holder.bytes),
+            grouped(holder.blocks),
+            format_bytes(holder.largest),
+            holder.frame.clone().unwrap_or_else(|| "not recorded".to_owned()),
+        ]);
+    }
+    for column in table.column_iter_mut().take(3) {
+        column.set_cell_alignment(CellAlignment::Right);
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    table.to_string()
+}
+
+/// What was tried and helped, under what was there before.
+pub(crate) fn remedies(before: &Remedy, helped: &[Remedy]) -> String {
+    let mut table = new();
+    table.set_header(["policy", "reserved", "in driver", "result"]);
+    for remedy in std::iter::once(before).chain(helped) {
+        let (policy, options) = remedy.policy.split_once(':').unwrap_or((&remedy.policy, ""));
+        let same = if std::ptr::eq(remedy, before) { " (as it was)" } else { "" };
+        table.add_row([
+            named(policy, options) + same,
+            format_bytes(remedy.peak_reserved_bytes),
+            time(remedy.driver_us),
+            if remedy.completes { "completes" } else { "out of memory" }.to_owned(),
+        ]);
+    }
+    finished(table)
 }
 
 /// Why a policy's replay ended early, in a paragraph; nothing if it did not.

@@ -33,9 +33,11 @@
 //! | `picture` | memory over time as SVG |
 //! | `report` | a page with memory over time, what lay where, and the figures |
 //! | `generate` | traces made from a seed |
+//! | `diagnose` | why a run died or wasted memory, and what would have helped |
 #![forbid(unsafe_code)]
 
 mod clock;
+mod diagnose;
 mod generate;
 mod held;
 mod journal;
@@ -51,6 +53,9 @@ mod report;
 mod target;
 mod timeline;
 
+pub use diagnose::{
+    DeviceDiagnosis, Diagnosis, Failure, Finding, FindingKind, Holder, Remedy, diagnose,
+};
 pub use generate::{
     Allowed, GENERATORS, GenerateError, GeneratorInfo, GeneratorOption, GeneratorSpec,
 };

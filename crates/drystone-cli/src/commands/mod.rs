@@ -2,6 +2,7 @@
 
 mod compare;
 mod convert;
+mod diagnose;
 mod generate;
 mod min_capacity;
 mod policies;
@@ -9,6 +10,7 @@ mod replay;
 
 pub(crate) use compare::{compare, demo};
 pub(crate) use convert::convert;
+pub(crate) use diagnose::run as diagnose;
 pub(crate) use generate::generate;
 pub(crate) use min_capacity::min_capacity;
 pub(crate) use policies::policies;

@@ -1,0 +1,114 @@
+//! `drystone diagnose`: why a run died or wasted memory, and what would have helped.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use drystone_core::config::format_bytes;
+use drystone_lab::{
+    DeviceDiagnosis, Diagnosis, Failure, Finding, FindingKind, Recording, diagnose,
+};
+
+use crate::args::DiagnoseArgs;
+use crate::load::Source;
+use crate::output::Outcome;
+use crate::progress::Progress;
+use crate::table;
+
+/// The most remedies that are shown; JSON has all.
+const SHOWN: usize = 6;
+
+pub(crate) fn run(args: &DiagnoseArgs, out: &mut dyn Write) -> Result<Outcome> {
+    let run = Source::File(args.snapshot.clone()).read()?;
+    let name = run.trace.name.clone();
+    let mut progress = Progress::new(format!("{name}: replays"));
+    let found = diagnose(&run, args.capacity, &mut |done, of| progress.at(done, of));
+    drop(progress);
+    let found = found.with_context(|| name)?;
+    if args.json {
+        serde_json::to_writer(&mut *out, &found)?;
+        writeln!(out)?;
+        return Ok(Outcome::Done);
+    }
+    writeln!(out, "{}", table::extent(&run.trace, Recording::of(&run.trace).peak_live))?;
+    tell(&found, out)?;
+    Ok(Outcome::Done)
+}
+
+fn tell(found: &Diagnosis, out: &mut dyn Write) -> Result<()> {
+    for device in &found.devices {
+        writeln!(out, "\nDevice {}", device.device)?;
+        writeln!(out, "{}", table::paragraph(&state(device)))?;
+        for (number, finding) in (1..).zip(&device.findings) {
+            tell_finding(number, finding, out)?;
+        }
+        if !device.findings.is_empty() {
+            tell_remedies(device, out)?;
+        }
+    }
+    if found.is_clean() {
+        writeln!(out, "\nNothing wrong found.")?;
+    }
+    Ok(())
+}
+
+/// What became of the run on the device, in a sentence.
+fn state(device: &DeviceDiagnosis) -> String {
+    let capacity = match device.capacity_bytes {
+        Some(bytes) => format!("{} to be had", format_bytes(bytes)),
+        None => "memory unknown (--capacity SIZE)".to_owned(),
+    };
+    let peak = format_bytes(device.peak_live_bytes);
+    let Some(Failure { asked, t_us, recorded, .. }) = device.failure else {
+        return format!("{capacity}; at most {peak} live; no request failed");
+    };
+    let when = table::time(t_us as f64);
+    let asked = format_bytes(asked);
+    let what = if recorded { "failed" } else { "fails in a replay" };
+    format!("{capacity}; a request of {asked} {what} after {when}")
+}
+
+fn tell_finding(number: usize, finding: &Finding, out: &mut dyn Write) -> Result<()> {
+    writeln!(out, "\n{number}. {}", title(finding.kind))?;
+    writeln!(out, "{}", table::paragraph(&finding.text))?;
+    if !finding.holders.is_empty() {
+        writeln!(out, "{}", table::holders(&finding.holders))?;
+    }
+    writeln!(out, "{}", table::paragraph(&format!("What helps: {}", finding.advice)))?;
+    Ok(())
+}
+
+fn title(kind: FindingKind) -> &'static str {
+    match kind {
+        FindingKind::Excess => "More memory is needed than there is",
+        FindingKind::Limit => "A limit is set too low",
+        FindingKind::OtherProcess => "Somebody else holds memory of the device",
+        FindingKind::Fragmentation => "Fragmentation",
+        FindingKind::Growth => "Memory grows from iteration to iteration",
+        FindingKind::IdleCache => "Memory is held that nobody uses",
+        FindingKind::PendingFrees => "Freed memory waits for other streams",
+        FindingKind::PrivatePools => "Private pools hold much",
+        _ => "Something else",
+    }
+}
+
+fn tell_remedies(device: &DeviceDiagnosis, out: &mut dyn Write) -> Result<()> {
+    let Some(before) = &device.as_it_was else { return Ok(()) };
+    let on = device
+        .capacity_bytes
+        .map_or_else(String::new, |bytes| format!(", with {}", format_bytes(bytes)));
+    writeln!(out, "\n{} settings tried, each by a replay{on}:", device.tried)?;
+    if device.remedies.is_empty() {
+        let text = match before.completes {
+            true => "None holds less than the run's own settings do.",
+            false => "With none of them the run completes.",
+        };
+        return Ok(writeln!(out, "{}", table::paragraph(text))?);
+    }
+    let shown = &device.remedies[..device.remedies.len().min(SHOWN)];
+    writeln!(out, "{}", table::remedies(before, shown))?;
+    writeln!(out, "To copy, the best first:")?;
+    for remedy in shown {
+        writeln!(out, "  {}", remedy.setting)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! `drystone diagnose` as its users meet it.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use common::{command, drystone, folder, small_trace, text};
+
+/// A snapshot of PyTorch's that comes with the source.
+fn bundled() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../traces/stanza_pos.pickle.xz");
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn nothing_wrong_is_said_clearly() {
+    let folder = folder();
+    small_trace(folder.path());
+    for arguments in
+        [&["diagnose", "small.csv"][..], &["diagnose", "small.csv", "--capacity", "1GiB"]]
+    {
+        let output = drystone(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).ends_with("\nNothing wrong found.\n"));
+        assert_eq!(text(&output.stderr), "");
+    }
+    fs::write(folder.path().join("empty.csv"), "t_us,op,id,size,stream\n").unwrap();
+    let output = drystone(folder.path(), &["diagnose", "empty.csv"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).ends_with("\nNothing wrong found.\n"));
+}
+
+#[test]
+fn an_excess_is_named_with_its_figures() {
+    let folder = folder();
+    small_trace(folder.path());
+    let output = drystone(folder.path(), &["diagnose", "small.csv", "--capacity", "40MiB"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    for part in [
+        "a request of 32.00 MiB fails in a replay after 1.0 ms",
+        "1. More memory is needed than there is",
+        "needs 64.00 MiB at once and there are 40.00 MiB: 24.00 MiB are missing",
+    ] {
+        assert!(stdout.contains(part), "{stdout}");
+    }
+    assert!(!stdout.contains("settings tried"), "{stdout}");
+}
+
+#[test]
+fn a_snapshot_is_diagnosed_in_80_columns_with_settings_to_copy() {
+    let folder = folder();
+    let snapshot = bundled();
+    let arguments = ["diagnose", &snapshot, "--capacity", "700MiB"];
+    let output = command(folder.path(), &arguments).env("COLUMNS", "80").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    assert!(stdout.lines().all(|line| line.chars().count() <= 80), "{stdout}");
+    for part in [
+        "1. Fragmentation",
+        "(as it was)",
+        "out of memory",
+        "\n  python -m drystone run train.py\n",
+    ] {
+        assert!(stdout.contains(part), "{stdout}");
+    }
+    // Above all that is live there is no setting that helps, but there is who holds it.
+    let output = drystone(folder.path(), &["diagnose", &snapshot, "--capacity", "600MiB"]);
+    assert!(text(&output.stdout).contains("train.py:24 forward"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn json_is_one_object_and_the_same_each_time() {
+    let folder = folder();
+    let snapshot = bundled();
+    let arguments = ["diagnose", &snapshot, "--capacity", "700MiB", "--json"];
+    let first = drystone(folder.path(), &arguments);
+    assert_eq!((first.status.code(), text(&first.stderr)), (Some(0), ""));
+    assert_eq!(first.stdout, drystone(folder.path(), &arguments).stdout);
+    let json: Value = serde_json::from_slice(&first.stdout).unwrap();
+    let device = &json["devices"][0];
+    assert_eq!(device["capacity_bytes"], 700 << 20);
+    assert_eq!(device["findings"][0]["kind"], "fragmentation");
+    assert_eq!(device["as_it_was"]["completes"], false);
+    assert_eq!(device["remedies"][0]["completes"], true);
+}
+
+#[test]
+fn what_cannot_be_read_is_exit_code_1_and_wrong_usage_2() {
+    let folder = folder();
+    fs::write(folder.path().join("odd"), "no trace").unwrap();
+    for (arguments, code, part) in [
+        (&["diagnose", "missing.pickle"][..], 1, "no such file: missing.pickle"),
+        (&["diagnose", "odd"], 1, "cannot read the trace odd"),
+        (&["diagnose"], 2, "<SNAPSHOT>"),
+        (&["diagnose", "odd", "--capacity", "0"], 2, "above 0"),
+    ] {
+        let output = drystone(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(code));
+        assert!(text(&output.stderr).contains(part), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), "");
+    }
+}

@@ -1,0 +1,202 @@
+//! Findings that follow from a request that failed: what kept it from being met.
+
+use std::collections::BTreeMap;
+
+use drystone_core::config::format_bytes;
+
+use super::baseline::Baseline;
+use super::holders::holders;
+use super::memory::Memory;
+use super::view::{Failed, View, rounded};
+use super::{Failure, Finding, FindingKind};
+
+const MIB: u64 = 1 << 20;
+/// What PyTorch takes of the device for requests up to 1 MiB, and below 10 MiB.
+const SEGMENTS: [(u64, u64); 2] = [(MIB, 2 * MIB), (10 * MIB, 20 * MIB)];
+/// A driver refuses memory although a little of it is left.
+const SLACK: u64 = 32 * MIB;
+/// What a program uses of a device beside its allocator (the CUDA context, libraries) is below
+/// this, or below a 16th of the device.
+const CONTEXT: u64 = 1 << 30;
+/// Without a failure, less waste than this, or than a fifth of what is held, is not told of.
+const WASTE: u64 = 64 * MIB;
+
+pub(super) fn findings(
+    view: &View<'_>,
+    baseline: &Baseline,
+    failed: Option<&Failed>,
+) -> Vec<Finding> {
+    let Some(failed) = failed else {
+        return wasted(view, baseline).into_iter().collect();
+    };
+    let certain = excess(view).or_else(|| limit(&failed.told));
+    let split = if certain.is_none() { fragmented(view, baseline, failed) } else { None };
+    certain.into_iter().chain(other_process(view)).chain(split).collect()
+}
+
+/// More is needed at once than there is.
+fn excess(view: &View<'_>) -> Option<Finding> {
+    let capacity = view.capacity?;
+    let peak = view.peak.bytes;
+    let missing = peak.checked_sub(capacity).filter(|&missing| missing > 0)?;
+    Some(Finding {
+        kind: FindingKind::Excess,
+        text: format!(
+            "The program needs {} at once and there are {}: {} are missing. No allocator \
+             and no setting can hold that on the device.",
+            format_bytes(peak),
+            format_bytes(capacity),
+            format_bytes(missing)
+        ),
+        evidence: BTreeMap::from([("peak_live", peak), ("capacity", capacity)]),
+        holders: holders(view, &view.live_after(view.peak.event)),
+        advice: "Need less at once: a smaller batch or shorter sequences, recomputation of \
+                 activations, a smaller type, or parts of the state on the \
+                 host (Drystone's spill_limit does that with large blocks).",
+        bytes: missing,
+    })
+}
+
+/// The device had room for the segment, and yet it was refused.
+fn limit(failure: &Failure) -> Option<Finding> {
+    let free = failure.device_free.filter(|_| failure.recorded)?;
+    let segment = SEGMENTS.iter().find(|&&(most, _)| failure.asked <= most);
+    let segment = segment.map_or(failure.asked, |&(_, segment)| segment);
+    if free < segment.saturating_add(SLACK) {
+        return None;
+    }
+    Some(Finding {
+        kind: FindingKind::Limit,
+        text: format!(
+            "{} were asked for and refused although the device had {} free: a limit is set too \
+             low, not the memory too small.",
+            format_bytes(failure.asked),
+            format_bytes(free)
+        ),
+        evidence: BTreeMap::from([("asked", failure.asked), ("device_free", free)]),
+        holders: Vec::new(),
+        advice: "Raise what torch.cuda.set_per_process_memory_fraction, or a framework's \
+                 utilization setting, allows.",
+        bytes: free,
+    })
+}
+
+/// Much of the device was neither free nor the program's own.
+fn other_process(view: &View<'_>) -> Option<Finding> {
+    let total = view.said?;
+    let available = view.failure?.available()?;
+    let others = total.saturating_sub(available);
+    if others < CONTEXT.max(total / 16) {
+        return None;
+    }
+    Some(Finding {
+        kind: FindingKind::OtherProcess,
+        text: format!(
+            "Of {} the program's allocator held or could have had only {}. The other {} are held \
+             by another process, by another framework in this one, or by libraries (a CUDA \
+             context takes about half a GiB of it).",
+            format_bytes(total),
+            format_bytes(available),
+            format_bytes(others)
+        ),
+        evidence: BTreeMap::from([("total", total), ("available", available), ("others", others)]),
+        holders: Vec::new(),
+        advice: "Look at nvidia-smi for who else is there; keep other frameworks from taking the \
+                 device whole (XLA_PYTHON_CLIENT_PREALLOCATE=false, TF_FORCE_GPU_ALLOW_GROWTH=true).",
+        bytes: others,
+    })
+}
+
+/// Enough was there, but not in one piece.
+fn fragmented(view: &View<'_>, baseline: &Baseline, failed: &Failed) -> Option<Finding> {
+    let failure = &failed.told;
+    let memory = at_failure(view, baseline, failed);
+    let reserved = failure.reserved.or(memory.map(|memory| memory.held))?;
+    let free = reserved.saturating_sub(failure.live);
+    // Where the recording does not say it, it follows from the capacity.
+    let rest = || Some(view.capacity?.saturating_sub(reserved));
+    let device_free = failure.device_free.or_else(rest).unwrap_or(0);
+    let asked = rounded(failure.asked);
+    if free == 0 || free.saturating_add(device_free) < asked || memory.is_none() && free < asked {
+        return None;
+    }
+    let mut evidence = BTreeMap::from([
+        ("asked", failure.asked),
+        ("live", failure.live),
+        ("reserved", reserved),
+        ("reserved_free", free),
+        ("device_free", device_free),
+    ]);
+    let mut text = format!(
+        "{} were asked for. {} were reserved and free",
+        format_bytes(failure.asked),
+        format_bytes(free)
+    );
+    if let Some(memory) = memory.filter(|memory| memory.pieces > 0) {
+        evidence.insert("free_pieces_count", memory.pieces);
+        evidence.insert("largest_free", memory.largest_free);
+        text += &format!(
+            ", {} of them the largest of {} pieces",
+            format_bytes(memory.largest_free),
+            memory.pieces
+        );
+        let fits = memory.largest_free.max(device_free);
+        text += &format!("; the device had {} more", format_bytes(device_free));
+        if fits < asked {
+            evidence.insert("would_have_fit", fits);
+            text += &format!(". A request of up to {} would have fit", format_bytes(fits));
+        }
+    }
+    text += ". The memory was there, but not in one piece.";
+    Some(fragmentation(text, evidence, free))
+}
+
+/// What was held and free at the failure, where that is known: from the replay, if it fails there
+/// too, or from the segments, if nothing happened after it.
+fn at_failure(view: &View<'_>, baseline: &Baseline, failed: &Failed) -> Option<Memory> {
+    let played = baseline.replayed.metrics.oom.as_ref().map(|oom| oom.at_event as usize);
+    if played == Some(failed.event) {
+        return baseline.memory_at_failure(view);
+    }
+    // Three events stand for the request itself.
+    let last = view.trace.events.len() == failed.event + 3;
+    let segments = view.run.segments.iter().filter(|segment| segment.device == view.device);
+    last.then(|| Memory::of_segments(segments)).filter(|memory| memory.held > 0)
+}
+
+/// Nothing failed and nobody said how much there is: whether much more was held than used.
+fn wasted(view: &View<'_>, baseline: &Baseline) -> Option<Finding> {
+    let (asked, memory) = baseline.largest_taken(view)?;
+    if view.capacity.is_some() || memory.free < WASTE.max(memory.held / 5) {
+        return None;
+    }
+    let text = format!(
+        "No request failed. But when {} were asked for, new memory was taken although {} of what \
+         was reserved, {} in all, were free: in {} pieces, the largest of {}.",
+        format_bytes(asked),
+        format_bytes(memory.free),
+        format_bytes(memory.held),
+        memory.pieces,
+        format_bytes(memory.largest_free)
+    );
+    let evidence = BTreeMap::from([
+        ("asked", asked),
+        ("reserved", memory.held),
+        ("reserved_free", memory.free),
+        ("free_pieces_count", memory.pieces),
+        ("largest_free", memory.largest_free),
+    ]);
+    Some(fragmentation(text, evidence, memory.free))
+}
+
+fn fragmentation(text: String, evidence: BTreeMap<&'static str, u64>, bytes: u64) -> Finding {
+    Finding {
+        kind: FindingKind::Fragmentation,
+        text,
+        evidence,
+        holders: Vec::new(),
+        advice: "Settings are tried below. Sizes that vary less from step to step, as with padding to a \
+                 few lengths, help as well.",
+        bytes,
+    }
+}
