@@ -30,7 +30,7 @@ use crate::driver::{Driver, DriverError, DriverErrorKind};
 use crate::error::{AllocError, OutOfMemory};
 use crate::heap::{Fit, Heap, HeapCore, HeapKey, Segment, Term};
 use crate::history::Action;
-use crate::pool::{Held, Pool};
+use crate::pool::{Held, Pool, PoolId};
 use crate::stats::Metric;
 use crate::table::Place;
 use crate::units::Kind;
@@ -307,22 +307,8 @@ impl<D: Driver> Allocator<D> {
     /// other try.
     #[cold]
     pub(super) fn too_large(&self, device: &Device, request: &Request) -> AllocError {
-        let memory = self.driver.device_memory(device.id).unwrap_or_default();
-        self.callbacks.out_of_memory(&OutOfMemory {
-            device: device.id,
-            stream: request.stream,
-            pool: device.default_pool.id,
-            asked: request.size,
-            segment: request.size,
-            live: device.totals.stats(None).all(Metric::ActiveBytes).current,
-            reserved: device.reserved(),
-            device_free: memory.free,
-            device_total: memory.total,
-            limit: device.limit(),
-            largest_free: super::defragment::largest(device),
-            spilled: self.spilled_live(device),
-            capturing: device.is_capturing(),
-        });
+        let pool = device.default_pool.id;
+        self.callbacks.out_of_memory(&self.figures(device, pool, request, request.size));
         device.counters.ooms.fetch_add(1, Ordering::Relaxed);
         AllocError::TooLarge { size: request.size }
     }
@@ -330,16 +316,27 @@ impl<D: Driver> Allocator<D> {
     /// The figures of a request that cannot be served.
     fn out_of_memory(&self, quest: &Quest<'_>) -> OutOfMemory {
         let Quest { device, pool, fit, request, .. } = *quest;
+        self.figures(device, pool.id, request, self.policy.least_segment(fit))
+    }
+
+    /// The figures of a request that cannot be served, for which a segment of so many bytes was
+    /// wanted.
+    fn figures(
+        &self,
+        device: &Device,
+        pool: PoolId,
+        request: &Request,
+        segment: u64,
+    ) -> OutOfMemory {
         // Without the figures the error is still one.
         let memory = self.driver.device_memory(device.id).unwrap_or_default();
-        let live = device.totals.stats(None).all(Metric::ActiveBytes).current;
         OutOfMemory {
             device: device.id,
             stream: request.stream,
-            pool: pool.id,
+            pool,
             asked: request.size,
-            segment: self.policy.least_segment(fit),
-            live,
+            segment,
+            live: device.totals.stats(None).all(Metric::ActiveBytes).current,
             reserved: device.reserved(),
             device_free: memory.free,
             device_total: memory.total,
