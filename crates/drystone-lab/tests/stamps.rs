@@ -42,10 +42,6 @@ impl Policy for Wrong {
         }
         Ok(())
     }
-
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
-    }
 }
 
 impl Drop for Wrong {

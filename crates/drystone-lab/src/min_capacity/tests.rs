@@ -36,10 +36,6 @@ impl Policy for Toy {
         let device = self.devices[&address];
         self.driver.segment_free(device, address).map_err(|error| error.to_string())
     }
-
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
-    }
 }
 
 static TOY: PolicyInfo = PolicyInfo {

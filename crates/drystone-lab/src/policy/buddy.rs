@@ -202,10 +202,6 @@ impl Policy for Buddy {
     fn block_bytes(&self, address: u64) -> Option<u64> {
         self.live.get(&address).map(|live| 1 << live.order)
     }
-
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
-    }
 }
 
 #[cfg(test)]

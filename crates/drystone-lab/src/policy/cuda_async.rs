@@ -105,10 +105,6 @@ impl Policy for CudaAsync {
             error.to_string()
         })
     }
-
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
-    }
 }
 
 impl Drop for CudaAsync {

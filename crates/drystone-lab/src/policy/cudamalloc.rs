@@ -56,8 +56,4 @@ impl Policy for CudaMalloc {
     fn block_bytes(&self, address: u64) -> Option<u64> {
         self.segments.bytes_of(address)
     }
-
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
-    }
 }

@@ -137,10 +137,6 @@ impl Policy for Optimal {
     fn block_bytes(&self, address: u64) -> Option<u64> {
         self.blocks.get(key(address)?).map(|&(_, bytes)| bytes)
     }
-
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
-    }
 }
 
 #[cfg(test)]

@@ -270,10 +270,6 @@ impl Policy for Tlsf {
     fn block_bytes(&self, address: u64) -> Option<u64> {
         self.live.get(&address).map(|&id| self.chunks[id].bytes)
     }
-
-    fn counters(&self) -> Vec<(&'static str, u64)> {
-        Vec::new()
-    }
 }
 
 #[cfg(test)]
