@@ -203,6 +203,11 @@ impl Device {
         self.taken.load(Ordering::Acquire)
     }
 
+    /// Bytes held for the allocator's own blocks: what is to be compared with the live bytes.
+    pub(crate) fn own(&self) -> u64 {
+        self.reserved().saturating_sub(self.taken())
+    }
+
     /// Counts bytes as held no more.
     pub(crate) fn unreserve(&self, bytes: u64) {
         self.reserved.fetch_sub(bytes, Ordering::AcqRel);

@@ -71,7 +71,7 @@ pub enum TraceError {
         path: PathBuf,
     },
     /// The path names a directory.
-    #[error("{} is a directory; name a trace file (.csv, .pickle or .dst, also with .xz or .zst)", path.display())]
+    #[error("{} is a directory; name a trace file (.csv, .pickle, .json or .dst, also with .xz or .zst)", path.display())]
     IsDirectory {
         /// The path as given.
         path: PathBuf,
@@ -97,7 +97,7 @@ pub enum TraceError {
     /// The input is none of the known formats.
     #[error(
         "unknown format (starts with {start}); known are CSV with the columns \
-         t_us,op,id,size,stream, logs of RMM, pickles of torch.cuda.memory._dump_snapshot and \
+         t_us,op,id,size,stream, logs of RMM, snapshots of torch.cuda.memory (pickles or JSON) and \
          native traces (.dst), each as it is or compressed with xz or zstd"
     )]
     UnknownFormat {
@@ -135,7 +135,15 @@ pub enum TraceError {
         /// What is wrong with it.
         problem: PickleProblem,
     },
-    /// A pickle is well-formed, but no snapshot.
+    /// A text that begins as JSON is none.
+    #[error("JSON, byte {offset}: {problem}")]
+    Json {
+        /// Where that showed, in the decompressed input.
+        offset: u64,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// A pickle or a JSON text is well-formed, but no snapshot.
     #[error("snapshot, {path}: found {found}, expected {expected}")]
     Snapshot {
         /// Which value, as in `device_traces[0][17].size`.

@@ -21,6 +21,7 @@
 //! is either a [`TraceError`] with its place or counted in [`Trace::dropped`].
 #![forbid(unsafe_code)]
 
+mod arena;
 mod builder;
 mod csv;
 mod dropped;
@@ -29,6 +30,7 @@ mod event;
 mod form;
 mod format;
 mod input;
+mod json;
 mod limits;
 mod native;
 mod pickle;

@@ -163,6 +163,11 @@ impl Budget {
         self.used -= (vec.capacity() * size_of::<T>()) as u64;
     }
 
+    /// Takes back what was charged otherwise.
+    pub(crate) fn refund(&mut self, bytes: u64) {
+        self.used -= bytes;
+    }
+
     /// Makes room for `extra` more items. Grows by an eighth, not by doubling: the slack counts as
     /// memory held, and the readers promise a small multiple of the input.
     pub(crate) fn reserve<T>(&mut self, vec: &mut Vec<T>, extra: usize) -> Result<(), Exceeded> {

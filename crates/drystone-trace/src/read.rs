@@ -7,6 +7,7 @@ use crate::csv;
 use crate::error::{TraceError, shown};
 use crate::event::Trace;
 use crate::input::Input;
+use crate::json;
 use crate::limits::Limits;
 use crate::native;
 use crate::rmm;
@@ -16,8 +17,8 @@ use crate::snapshot::Snapshot;
 /// Every pickle of protocol 2 or later begins with this instruction.
 const PICKLE_START: u8 = 0x80;
 
-/// Reads a trace from a file: a CSV, a log of RMM, a torch snapshot or a native trace, as it is or
-/// compressed with xz or zstd.
+/// Reads a trace from a file: a CSV, a log of RMM, a torch snapshot (a pickle or JSON) or a native
+/// trace, as it is or compressed with xz or zstd.
 ///
 /// The format is known by the content; the file's name only becomes [`Trace::name`].
 ///
@@ -87,7 +88,7 @@ pub fn read_snapshot_from(from: impl Read, limits: &Limits) -> Result<Snapshot, 
 }
 
 fn trace_from(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trace, TraceError> {
-    if is_pickle(input.head()) {
+    if is_snapshot(input.head()) {
         let (snapshot, left) = Snapshot::read(input, limits)?;
         return snapshot.to_trace(name, &left);
     }
@@ -96,7 +97,7 @@ fn trace_from(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trace, Tr
 
 fn run_from(input: Input<'_>, name: &str, limits: &Limits) -> Result<Run, TraceError> {
     let head = input.head();
-    if is_pickle(head) {
+    if is_snapshot(head) {
         let (snapshot, left) = Snapshot::read(input, limits)?;
         return snapshot.into_run(name, &left);
     }
@@ -112,12 +113,13 @@ fn run_from(input: Input<'_>, name: &str, limits: &Limits) -> Result<Run, TraceE
     Err(unknown(&input))
 }
 
-fn is_pickle(head: &[u8]) -> bool {
-    head.first() == Some(&PICKLE_START)
+/// Whether it can be a snapshot: a pickle, or the same as JSON.
+fn is_snapshot(head: &[u8]) -> bool {
+    head.first() == Some(&PICKLE_START) || json::is_json(head)
 }
 
 fn snapshot_from(input: Input<'_>, limits: &Limits) -> Result<Snapshot, TraceError> {
-    if !is_pickle(input.head()) {
+    if !is_snapshot(input.head()) {
         return Err(unknown(&input));
     }
     Snapshot::read(input, limits).map(|(snapshot, _)| snapshot)
@@ -157,7 +159,7 @@ mod tests {
     #[test]
     fn an_unknown_format_names_what_it_saw_and_what_is_known() {
         let limits = Limits::default();
-        for bytes in [&b""[..], b"{\"segments\": []}", b"\x1f\x8b\x08gzip", b"\x28\xb5\x2f"] {
+        for bytes in [&b""[..], b"<html>", b"\x1f\x8b\x08gzip", b"\x28\xb5\x2f"] {
             let error = read_trace_bytes("x", bytes, &limits).unwrap_err();
             assert!(matches!(error, TraceError::UnknownFormat { .. }), "{error}");
             assert!(error.to_string().contains("t_us,op,id,size,stream"), "{error}");

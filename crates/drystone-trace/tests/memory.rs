@@ -90,6 +90,25 @@ fn pickle(body: &[u8]) -> Vec<u8> {
     [b"\x80\x04", body, b"."].concat()
 }
 
+/// A JSON list of these, each with a comma behind it.
+fn json(items: &str) -> Vec<u8> {
+    format!("[{items}0]").into_bytes()
+}
+
+/// A ring as [`ring`] makes them, in JSON.
+fn json_ring(entries: usize) -> Vec<u8> {
+    let entry = |entry: usize| {
+        let action = ["alloc", "free_requested", "free_completed"][entry % 3];
+        let (addr, time) = (0x7f00_0000_0000 + entry / 15 * 512, 1_795_235_396_754_851 + entry);
+        format!(
+            "{{\"action\":\"{action}\",\"addr\":{addr},\"size\":4096,\"stream\":0,\
+             \"time_us\":{time}}}"
+        )
+    };
+    let all: Vec<String> = (0..entries).map(entry).collect();
+    format!("{{\"device_traces\":[[{}]]}}", all.join(",")).into_bytes()
+}
+
 /// A ring as an old torch writes it: entries without stacks, a fifth of the blocks at new addresses.
 fn ring(entries: u64) -> Vec<u8> {
     let mut body = b"}\x8c\x0ddevice_traces\x94](](".to_vec();
@@ -132,6 +151,24 @@ fn memory_is_bounded_by_what_the_file_has() {
     within_four_times("a recorded snapshot", &text, false);
     within_four_times("a recorded snapshot, cut", &text[..text.len() - 9], true);
     within_four_times("a ring without stacks", &ring(MANY as u64), false);
+
+    // JSON: the same, and what repeats itself.
+    within_four_times("a JSON of empty lists", &json(&"[],".repeat(8 * MANY)), true);
+    within_four_times("a JSON of numbers", &json(&"1,".repeat(16 * MANY)), true);
+    within_four_times("lists in lists, in JSON", "[".repeat(4 * MANY).as_bytes(), true);
+    let strings: String = (0..MANY).map(|n| format!("\"{n:x}\",")).collect();
+    within_four_times("a JSON of strings", &json(&strings), true);
+    let escaped: String = (0..MANY).map(|n| format!("\"\\n{n:x}\",")).collect();
+    within_four_times("a JSON of strings with escapes", &json(&escaped), true);
+    let keys: String = (0..MANY).map(|n| format!("\"{n:x}\":[],")).collect();
+    within_four_times("a JSON dict", format!("{{\"frames\":{{{keys}\"\":0}}}}").as_bytes(), true);
+    let snapshot = drystone_trace::read_snapshot_bytes(&text, &Limits::default()).unwrap();
+    let mut as_json = Vec::new();
+    snapshot.write_json(&mut as_json).unwrap();
+    drop(snapshot);
+    within_four_times("a recorded snapshot as JSON", &as_json, false);
+    within_four_times("the same, cut", &as_json[..as_json.len() - 9], true);
+    within_four_times("a JSON ring without stacks", &json_ring(MANY), false);
 
     // CSV and logs.
     let dense = csv((0..MANY).map(|id| format!("{id},a,{id},1,0\n")));
@@ -191,10 +228,18 @@ fn a_snapshot_of_300_000_events_takes_little() {
     }
     let mut text = Vec::new();
     snapshot.write_pickle(&mut text).unwrap();
+    let mut json = Vec::new();
+    snapshot.write_json(&mut json).unwrap();
+    let times = json.len() / text.len();
     let (run, most) = measured(|| read_run_bytes("x", &text, &Limits::default()).unwrap());
     println!("{} events, {} bytes: at most {most} held", run.trace.events.len(), text.len());
     assert!(run.trace.events.len() >= 300_000);
     assert!(most < 300 << 20);
+    // In JSON the frames stand in every entry, and the text is that much longer.
+    let (again, most) = measured(|| read_run_bytes("x", &json, &Limits::default()).unwrap());
+    println!("as JSON {} bytes, {times} times: at most {most} held", json.len());
+    assert!(again == run && most < (300 << 20) + json.len());
+    drop((again, json));
     let mut sink = Vec::new();
     write_csv(&run.trace, &mut sink).unwrap();
     let mut native = Vec::new();

@@ -239,7 +239,7 @@ impl<D: Driver> Allocator<D> {
         let live = device.totals.stats(None).all(Metric::ActiveBytes);
         let needed = self.policy.least_segment(fit);
         let peak = live.peak.max(live.current + needed);
-        if device.reserved() + needed <= self.policy.allowed_reserve(peak) {
+        if device.own() + needed <= self.policy.allowed_reserve(peak) {
             return;
         }
         let start = self.driver.now_ns();

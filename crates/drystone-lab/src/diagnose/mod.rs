@@ -31,7 +31,7 @@ use crate::target::ReplayError;
 use baseline::Baseline;
 pub use holders::Holder;
 pub use remedies::Remedy;
-use view::View;
+pub(crate) use view::View;
 
 /// What is the matter with a run. Sizes are in bytes, times in microseconds.
 #[derive(Clone, Debug, PartialEq, Serialize)]

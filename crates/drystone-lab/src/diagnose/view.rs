@@ -34,12 +34,12 @@ pub(super) struct Peak {
 }
 
 /// One device of a run.
-pub(super) struct View<'a> {
+pub(crate) struct View<'a> {
     pub(super) run: &'a Run,
     pub(super) device: u32,
     /// The events of the device, with failed requests as blocks.
-    pub(super) trace: Trace,
-    pub(super) capacity: Option<u64>,
+    pub(crate) trace: Trace,
+    pub(crate) capacity: Option<u64>,
     /// What was said about the capacity, whatever the recording shows.
     pub(super) said: Option<u64>,
     /// The last request that failed in the recording.
@@ -50,7 +50,7 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(super) fn of(run: &'a Run, device: u32, said: Option<u64>) -> Self {
+    pub(crate) fn of(run: &'a Run, device: u32, said: Option<u64>) -> Self {
         let before = &run.trace.events[..run.trace.prelude];
         let prelude = before.iter().filter(|event| event.device == device).count();
         // Without its events, of which there may be millions.

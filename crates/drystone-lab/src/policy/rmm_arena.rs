@@ -153,10 +153,14 @@ impl Device {
     /// Takes a block back; whether there was one.
     fn free(&mut self, address: u64) -> Result<bool, DriverError> {
         let Some(&Live { bytes, arena }) = self.live.get(&address) else { return Ok(false) };
-        if bytes > MINIMUM {
+        // The superblock of a large block is a stream's if it had room for a small one.
+        let large = bytes > MINIMUM;
+        if large {
             self.arenas[arena].wait()?;
-            self.global.free_and_join(address, bytes);
-        } else if !self.arenas[arena].superblocks.free(address, bytes) {
+        }
+        let mut freed = large && self.global.free_and_join(address, bytes);
+        freed = freed || self.arenas[arena].superblocks.free(address, bytes);
+        if !freed {
             self.arenas[arena].wait()?;
             let mut others = self.arenas.iter_mut();
             if !others.any(|other| other.superblocks.free(address, bytes)) {

@@ -175,8 +175,8 @@ impl Pool {
             maximum,
         };
         let initial = aligned(sizes.initial).min(maximum.unwrap_or(u64::MAX));
-        let place = pool.lists.place(StreamId(0))?;
         if initial > 0 {
+            let place = pool.lists.place(StreamId(0))?;
             let span = pool.grow(initial)?;
             pool.lists.put(place, span);
         }
@@ -216,17 +216,19 @@ impl Pool {
         let mut wanted = match self.maximum {
             None => self.total.max(bytes),
             Some(maximum) => {
-                let left = maximum - self.total;
+                // A half need not be a multiple of the alignment, so the last growth may pass the
+                // maximum by less than that.
+                let left = maximum.saturating_sub(self.total).next_multiple_of(ALIGNMENT);
                 if bytes > left {
                     return Err(too_large(maximum));
                 }
-                (left / 2).next_multiple_of(ALIGNMENT).max(bytes)
+                (left / 2).max(bytes)
             }
         };
         loop {
             match self.grow(wanted) {
                 Err(error) if error.kind == DriverErrorKind::OutOfMemory && wanted > bytes => {
-                    wanted = (wanted / 2).next_multiple_of(ALIGNMENT).max(bytes);
+                    wanted = (wanted / 2).max(bytes);
                 }
                 grown => return grown,
             }

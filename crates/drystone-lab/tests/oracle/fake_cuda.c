@@ -9,10 +9,14 @@
 #include <stdlib.h>
 #include <cuda_runtime_api.h>
 
-/* What stands in the other file too, but with a fixed size. */
+/* What stands in the other file too, but with memory, or with a fixed size. */
+#define cudaMalloc fixed_cudaMalloc
+#define cudaFree fixed_cudaFree
 #define cudaMemGetInfo fixed_cudaMemGetInfo
 #define cudaGetDeviceProperties fixed_cudaGetDeviceProperties
 #include "../../../../python/tests/sources/fake_cuda.c"
+#undef cudaMalloc
+#undef cudaFree
 #undef cudaMemGetInfo
 #undef cudaGetDeviceProperties
 

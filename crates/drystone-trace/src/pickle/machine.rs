@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::arena::{Arena, Tag, Value, Word};
 use crate::error::{PickleProblem, Position, TraceError};
 use crate::limits::{Budget, Exceeded, LimitKind, Limits};
-use crate::pickle::arena::{Arena, Tag, Value, Word};
 use crate::pickle::opcode as op;
 use crate::pickle::text::Text;
 

@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 
+use crate::arena::{Arena, Value, Word};
 use crate::error::{PickleProblem, Position, TraceError};
 use crate::limits::{Budget, LimitKind, Limits};
-use crate::pickle::{self, Arena, Value, Word};
+use crate::pickle;
 
 #[path = "../../tests/common/encode.rs"]
 mod encode;

@@ -1,10 +1,10 @@
-//! From the values of a pickle to a [`Snapshot`]: what is missing has a default, what has a wrong
+//! From the values of a pickle or a JSON text to a [`Snapshot`]: what is missing has a default, what has a wrong
 //! type is an error that names the path to it.
 
+use crate::arena::{Arena, NodeId, Value, Word};
 use crate::error::TraceError;
 use crate::event::{MAX_DEVICES, MAX_SIZE};
 use crate::limits::{Budget, Exceeded, LimitKind, Limits};
-use crate::pickle::{Arena, NodeId, Value, Word};
 use crate::snapshot::actions::action_of;
 use crate::snapshot::keys::{Key, Keys};
 use crate::snapshot::stacks::Interner;
@@ -63,7 +63,10 @@ impl<'a> Decoder<'a, '_> {
             snapshot.segments = segments.map_err(|f| f.under(Key::Segments.name()))?;
             return Ok(snapshot);
         }
+        // Any text in JSON may come this far.
+        let mut is_snapshot = self.view.arena.len(self.view.dict(top)?) == 0;
         self.for_each_key(top, |this, key, word| {
+            is_snapshot |= !matches!(key, Key::Other);
             match key {
                 Key::Segments => snapshot.segments = this.each(word, Self::segment)?,
                 Key::DeviceTraces => {
@@ -87,6 +90,9 @@ impl<'a> Decoder<'a, '_> {
             }
             Ok(())
         })?;
+        if !is_snapshot {
+            return Err(self.view.mismatch(top, "a dict with segments or device_traces"));
+        }
         Ok(snapshot)
     }
 

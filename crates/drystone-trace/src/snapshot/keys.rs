@@ -1,6 +1,6 @@
 //! The dictionary keys of a snapshot that mean something here.
 
-use crate::pickle::StrId;
+use crate::arena::StrId;
 
 macro_rules! keys {
     ($($key:ident = $name:literal,)*) => {

@@ -13,7 +13,7 @@ mod write;
 use crate::error::TraceError;
 use crate::input::Input;
 use crate::limits::{Budget, Limits};
-use crate::pickle;
+use crate::{json, pickle};
 
 pub(crate) use stacks::RawFrame;
 pub use stacks::{Frame, StackId, Stacks};
@@ -146,19 +146,20 @@ pub struct TraceEntry {
     pub stack: StackId,
 }
 
-/// A pickle's strings are found by 32-bit offsets.
-const MOST_PICKLE_BYTES: u64 = u32::MAX as u64;
+/// The strings of a snapshot's text are found by 32-bit offsets.
+const MOST_TEXT_BYTES: u64 = u32::MAX as u64;
 
 impl Snapshot {
-    /// Reads a snapshot; with it the limits for what is made of it.
+    /// Reads a snapshot, a pickle or JSON; with it the limits for what is made of it.
     pub(crate) fn read(
         input: Input<'_>,
         limits: &Limits,
     ) -> Result<(Snapshot, Limits), TraceError> {
         let mut budget = Budget::new(limits);
-        let text = input.read_all(&mut budget, MOST_PICKLE_BYTES)?;
+        let read = if json::is_json(input.head()) { json::read } else { pickle::read };
+        let text = input.read_all(&mut budget, MOST_TEXT_BYTES)?;
         budget.seen(text.len() as u64);
-        let (arena, top) = pickle::read(&text, limits, &mut budget)?;
+        let (arena, top) = read(&text, limits, &mut budget)?;
         let without = budget.used();
         let snapshot = decode::decode(&arena, top, limits, &mut budget)?;
         let left = budget.left(budget.used() - without);

@@ -2,9 +2,9 @@
 
 use std::fmt::Display;
 
+use crate::arena::{Arena, NodeId, Value, Word};
 use crate::error::{Position, TraceError, shown};
 use crate::limits::{Exceeded, LimitKind};
-use crate::pickle::{Arena, NodeId, Value, Word};
 
 /// A value that is not what it must be; the path grows from its end as the error goes up.
 #[derive(Debug)]

@@ -192,7 +192,7 @@ impl<D: Driver> Allocator<D> {
             if new && window.empty.len() == 1 {
                 let ample = mark.ample.saturating_sub(mark.reserved) >> PAGE_SHIFT;
                 let most = u64::from(pages.count + margin.right).min(ample) as u32;
-                let grown = self.policy.growth(quest.device.reserved()).min(most);
+                let grown = self.policy.growth(quest.device.own()).min(most);
                 filling.new = filling.new.max(grown);
             }
             taken.extend(filling.pieces().map(|piece| piece.handle));
@@ -282,7 +282,7 @@ impl<D: Driver> Allocator<D> {
         let needed = self.policy.least_segment(quest.fit);
         let live = quest.device.totals.stats(None).all(Metric::ActiveBytes);
         let peak = live.peak.max(live.current + needed);
-        let reserved = quest.device.reserved();
+        let reserved = quest.device.own();
         match sources {
             Sources::New => Watermark { reserved, free_of_price: u64::MAX, ample: 0, price: 0 },
             Sources::Watermark => Watermark {

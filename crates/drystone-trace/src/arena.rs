@@ -1,14 +1,19 @@
-//! The values of one pickle, held compactly.
+//! The values of one pickle or one JSON text, held compactly.
+//!
+//! They lie in vectors of numbers and of container parts, where a value is a 32-bit [`Word`]: 4 bits
+//! of kind, 28 bits of content or index. Shared values are the same index; a value that contains
+//! itself is an index that leads back. Nothing here recurses, dropping included, and strings stay in
+//! the text, as far as they stand there as they are.
 
 use crate::limits::{Budget, Exceeded, LimitKind};
 
 /// A value: its kind in the low 4 bits, content or index above them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Word(u32);
 
 /// The index of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct NodeId(pub(super) u32);
+pub(crate) struct NodeId(u32);
 
 impl NodeId {
     pub(crate) fn index(self) -> usize {
@@ -67,9 +72,9 @@ impl Value<'_> {
 }
 
 /// What a value is, as the low 4 bits of its [`Word`].
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub(super) enum Tag {
+pub(crate) enum Tag {
     Const,
     SmallInt,
     Int,
@@ -105,15 +110,15 @@ const TAG_BITS: u32 = 4;
 const PAYLOAD_MAX: u32 = (1 << (32 - TAG_BITS)) - 1;
 
 impl Word {
-    pub(super) const NONE: Word = Word::new(Tag::Const, 0);
-    pub(super) const FALSE: Word = Word::new(Tag::Const, 1);
-    pub(super) const TRUE: Word = Word::new(Tag::Const, 2);
+    pub(crate) const NONE: Word = Word::new(Tag::Const, 0);
+    pub(crate) const FALSE: Word = Word::new(Tag::Const, 1);
+    pub(crate) const TRUE: Word = Word::new(Tag::Const, 2);
 
     const fn new(tag: Tag, payload: u32) -> Word {
         Word(payload << TAG_BITS | tag as u32)
     }
 
-    pub(super) fn tag(self) -> Tag {
+    pub(crate) fn tag(self) -> Tag {
         TAGS[(self.0 & ((1 << TAG_BITS) - 1)) as usize]
     }
 
@@ -146,6 +151,8 @@ const CHUNK_HEAD: u32 = 2;
 #[derive(Debug)]
 pub(crate) struct Arena<'a> {
     text: &'a [u8],
+    /// Strings that do not stand in the text; their spans begin behind its end.
+    own: Vec<u8>,
     words: Vec<u32>,
     nodes: Vec<Node>,
     ints: Vec<i64>,
@@ -155,9 +162,10 @@ pub(crate) struct Arena<'a> {
 }
 
 impl<'a> Arena<'a> {
-    pub(super) fn new(text: &'a [u8], max_depth: u32) -> Self {
+    pub(crate) fn new(text: &'a [u8], max_depth: u32) -> Self {
         Arena {
             text,
+            own: Vec::new(),
             words: Vec::new(),
             nodes: Vec::new(),
             ints: Vec::new(),
@@ -182,12 +190,16 @@ impl<'a> Arena<'a> {
         self.words.len()
     }
 
-    pub(crate) fn value(&self, word: Word) -> Value<'a> {
+    pub(crate) fn value(&self, word: Word) -> Value<'_> {
         let payload = word.payload();
         let index = payload as usize;
         let bytes = || {
             let Span { start, len } = self.spans[index];
-            &self.text[start as usize..][..len as usize]
+            let (start, len) = (start as usize, len as usize);
+            match start.checked_sub(self.text.len()) {
+                Some(start) => &self.own[start..][..len],
+                None => &self.text[start..][..len],
+            }
         };
         match word.tag() {
             Tag::Const => match word {
@@ -227,7 +239,7 @@ impl<'a> Arena<'a> {
         Items { words: &self.words, at: 0, end: 0, next: self.nodes[node.index()].first }
     }
 
-    pub(super) fn int(&mut self, value: i64, budget: &mut Budget) -> Result<Word, Exceeded> {
+    pub(crate) fn int(&mut self, value: i64, budget: &mut Budget) -> Result<Word, Exceeded> {
         const SMALL: std::ops::Range<i64> = -(1 << 27)..1 << 27;
         if SMALL.contains(&value) {
             return Ok(Word((value as u32) << TAG_BITS | Tag::SmallInt as u32));
@@ -237,14 +249,14 @@ impl<'a> Arena<'a> {
         Ok(word)
     }
 
-    pub(super) fn float(&mut self, value: f64, budget: &mut Budget) -> Result<Word, Exceeded> {
+    pub(crate) fn float(&mut self, value: f64, budget: &mut Budget) -> Result<Word, Exceeded> {
         let word = Self::index(Tag::Float, self.floats.len())?;
         budget.push(&mut self.floats, value)?;
         Ok(word)
     }
 
     /// A value whose content is `text[start..start + len]`; the caller has checked that it exists.
-    pub(super) fn span(
+    pub(crate) fn span(
         &mut self,
         tag: Tag,
         start: usize,
@@ -256,7 +268,24 @@ impl<'a> Arena<'a> {
         Ok(word)
     }
 
-    pub(super) fn container(
+    /// A value whose content does not stand in the text.
+    pub(crate) fn own(
+        &mut self,
+        tag: Tag,
+        content: &[u8],
+        budget: &mut Budget,
+    ) -> Result<Word, Exceeded> {
+        let start = self.text.len() + self.own.len();
+        if u32::try_from(start + content.len()).is_err() {
+            let allowed = u64::from(u32::MAX);
+            return Err(Exceeded { kind: LimitKind::DecompressedBytes, allowed });
+        }
+        budget.reserve(&mut self.own, content.len())?;
+        self.own.extend_from_slice(content);
+        self.span(tag, start, content.len(), budget)
+    }
+
+    pub(crate) fn container(
         &mut self,
         tag: Tag,
         items: &[Word],
@@ -270,7 +299,7 @@ impl<'a> Arena<'a> {
     }
 
     /// Appends to a container.
-    pub(super) fn extend(
+    pub(crate) fn extend(
         &mut self,
         container: Word,
         items: &[Word],
@@ -307,6 +336,16 @@ impl<'a> Arena<'a> {
         }
         self.words.extend(items.iter().map(|item| item.0));
         Ok(())
+    }
+
+    /// Whether a value is a container of this kind with just these items.
+    pub(crate) fn is(&self, word: Word, tag: Tag, items: &[Word]) -> bool {
+        word.tag() == tag && self.items(NodeId(word.payload())).eq(items.iter().copied())
+    }
+
+    /// Whether a value is this string.
+    pub(crate) fn is_str(&self, word: Word, text: &str) -> bool {
+        matches!(self.value(word), Value::Str(_, found) if found == text.as_bytes())
     }
 
     fn height(&self, word: Word) -> u32 {
