@@ -8,7 +8,8 @@ import torch
 
 DEVICE = 12 << 30
 OTHERS = 450 << 20
-TEXTS, LAYERS, WIDTH, HEADS, WORDS = 32, 12, 768, 12, 21_128
+TEXTS, MOST_WORDS = 32, 512
+LAYERS, WIDTH, HEADS, WORDS = 12, 768, 12, 21_128
 empty = partial(torch.empty, device="cuda")
 mask = partial(torch.empty, device="cuda", dtype=torch.bool)
 
@@ -73,5 +74,5 @@ def main():
     shapes = parameters()
     model, moments = [empty(*shape) for shape in shapes], []
     for _ in range(70):
-        step(shapes, moments, min(512, 16 + int(60 * draw.paretovariate(1.3))))
+        step(shapes, moments, min(MOST_WORDS, 16 + int(60 * draw.paretovariate(1.3))))
     return model

@@ -1,12 +1,18 @@
-"""Records the snapshots of the cases in docs/cases: PyTorch's own allocator under the programs beside this file.
+"""Records the cases of docs/cases: PyTorch's own allocator under the programs beside this file.
 
-The programs ask for the tensors that such a model asks for, in PyTorch, on a CUDA that has memory but computes nothing
-(`fake_cuda.c` of the lab's oracle). So allocator, error, frames and snapshot are PyTorch's; the sizes are the program's.
-The device has no clock: each kernel is given 8 us and as many bytes as a GPU writes in the rest of its time.
+The programs ask for the tensors that such a model asks for, in PyTorch, on a CUDA that has memory
+but computes nothing (`fake_cuda.c` of the lab's oracle). So allocator, errors, frames and snapshots
+are PyTorch's; the sizes are the program's. That device has no clock: a kernel is given 8 us and the
+time in which a busy GPU writes its bytes.
 
 usage: python traces/cases/record.py [--check] [NAME ...]
 
-Needs PyTorch 2.11 with CUDA 13 and a C compiler, and no GPU. --check writes nothing and fails where a file would differ.
+Needs PyTorch 2.11 with CUDA 13, a C compiler and the program `drystone`, but no GPU. --check writes
+nothing and fails where a file would differ. Files:
+
+NAME.pickle.xz  the snapshot at the failure, on the case's device
+NAME.dst        the whole run, on a device with memory enough; NAME-WHAT.dst: with other settings
+runs.json       on the case's device under other settings of PyTorch: how it ends, and what is held
 """
 
 from __future__ import annotations
@@ -25,22 +31,36 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parents[1]
 NAMES = ["stanza", "gliner", "unet3d", "bert", "deepke", "weclone"]
-#: Where PyTorch's allocator fails in each case, in its own words.
-ERRORS = HERE / "errors.json"
+#: Whole runs of a program whose user has changed something in it.
+CHANGED = {
+    "deepke-16": ("deepke", {"TEXTS": 16}),
+    "deepke-256": ("deepke", {"MOST_WORDS": 256}),
+    "weclone-few": ("weclone", {"CAPTURED": [256, 128, 64, 32, 16, 8, 4, 2, 1]}),
+}
+#: Settings of PyTorch under which each case is run on its own device.
+SETTINGS = [
+    "",
+    "expandable_segments:True",
+    "max_split_size_mb:128",
+    "max_split_size_mb:512",
+    "roundup_power2_divisions:4",
+]
+ENOUGH = 1 << 40
 #: What the host takes to launch a kernel, and what a busy device writes in a microsecond.
 LAUNCH_US, BYTES_PER_US = 8, 250_000
 
 
 def tidy(snapshot: dict[str, Any]) -> dict[str, Any]:
-    """What is the same on every machine: times of a made-up clock, and frames of the program only."""
-    kept: dict[tuple[tuple[str, str, int], ...], list[dict[str, Any]]] = {}
+    """What is the same on every machine: times of a made-up clock, frames of the program only."""
+    stacks: dict[tuple[tuple[str, str, int], ...], list[dict[str, Any]]] = {}
 
     def of_program(frames: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        own = [frame for frame in frames if Path(frame["filename"]).stem in NAMES]
-        named = tuple((f["name"], Path(f["filename"]).name, f["line"]) for f in own)
-        stack = [dict(zip(("name", "filename", "line"), frame)) for frame in named]
-        return kept.setdefault(named, stack)
+        paths = [(f["name"], Path(f["filename"]), f["line"]) for f in frames]
+        own = tuple((name, path.name, line) for name, path, line in paths if path.stem in NAMES)
+        stack = [dict(zip(("name", "filename", "line"), frame, strict=True)) for frame in own]
+        return stacks.setdefault(own, stack)
 
     now = 0
     for entry in snapshot["device_traces"][0]:
@@ -49,81 +69,122 @@ def tidy(snapshot: dict[str, Any]) -> dict[str, Any]:
         entry["time_us"] = now
         entry["frames"] = of_program(entry.get("frames", []))
     for segment in snapshot["segments"]:
-        segment["frames"] = of_program(segment.get("frames", []))
-        for block in segment["blocks"]:
-            block["frames"] = of_program(block.get("frames", []))
+        for one in (segment, *segment["blocks"]):
+            one["frames"] = of_program(one.get("frames", []))
     return snapshot
 
 
-def recorded(name: str) -> tuple[dict[str, Any], str]:
-    """Runs a program in this process until memory is out: the snapshot, and the error."""
+def run(name: str, changed: dict[str, Any]) -> tuple[str | None, int, dict[str, Any]]:
+    """Runs a program in this process: the error or None, the peak of what was held, a snapshot."""
     import torch
 
     case = importlib.import_module(name)
+    vars(case).update(changed)
     torch.cuda.init()
     others = ctypes.c_void_p()
     fake = ctypes.CDLL(os.environ["LD_PRELOAD"])
     if fake.cudaMalloc(ctypes.byref(others), ctypes.c_size_t(case.OTHERS)) != 0:
-        raise SystemExit(f"{name}: the others do not fit on the device")
+        raise SystemExit(f"{name}: what the others hold does not fit on the device")
     torch.cuda.memory._record_memory_history(stacks="python", max_entries=1_000_000)
     try:
         case.main()
-    except torch.OutOfMemoryError as error:
-        return tidy(torch.cuda.memory._snapshot()), str(error)
-    raise SystemExit(f"{name}: it has memory enough, which makes no case")
+        error, snapshot = None, torch.cuda.memory._snapshot()
+    except torch.OutOfMemoryError as why:
+        # Here, while what the program held is still held.
+        error, snapshot = str(why), torch.cuda.memory._snapshot()
+    return error, torch.cuda.memory_stats()["reserved_bytes.all.peak"], tidy(snapshot)
 
 
-def made(name: str, fake: Path) -> tuple[bytes, str]:
-    """The pickle and the error of a case, from a process of its own."""
-    sys.path.insert(0, str(HERE))
-    device = importlib.import_module(name).DEVICE
+def elsewhere(name: str, changed: dict[str, Any], device: int, settings: str, fake: Path) -> Any:
+    """The same in a process of its own, as PyTorch reads its settings once; a snapshot's pickle."""
     environment = {"FAKE_CAPACITY": str(device), "LD_PRELOAD": str(fake)}
     done = subprocess.run(
-        [sys.executable, __file__, "--record", name],
-        env={**os.environ, **environment},
+        [sys.executable, __file__, "--run", json.dumps([name, changed])],
+        env={**os.environ, **environment, "PYTORCH_ALLOC_CONF": settings},
         stdout=subprocess.PIPE,
         check=True,
     )
-    error, _, snapshot = done.stdout.partition(b"\n")
-    return snapshot, json.loads(error)
+    ending, _, snapshot = done.stdout.partition(b"\n")
+    return (*json.loads(ending), snapshot)
+
+
+def program() -> str:
+    """The program `drystone`, which writes the whole runs."""
+    built = Path(os.environ.get("CARGO_TARGET_DIR", CHECKOUT / "target")) / "release/drystone"
+    return os.environ.get("DRYSTONE_PROGRAM", str(built))
+
+
+def whole(name: str, changed: dict[str, Any], fake: Path, folder: Path) -> bytes:
+    """A run to the end, in Drystone's own format."""
+    error, _, snapshot = elsewhere(name, changed, ENOUGH, "", fake)
+    if error is not None:
+        raise SystemExit(f"{name}: it does not end where there is memory enough: {error}")
+    (folder / "whole.pickle").write_bytes(snapshot)
+    files = [str(folder / "whole.pickle"), str(folder / "whole.dst")]
+    subprocess.run([program(), "convert", "--force", *files], stdout=subprocess.PIPE, check=True)
+    return (folder / "whole.dst").read_bytes()
+
+
+def files_of(name: str, fake: Path, folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files of a case, and how it ends under each of the settings."""
+    device = importlib.import_module(name).DEVICE
+    files, ends = {}, {}
+    for settings in SETTINGS:
+        error, held, snapshot = elsewhere(name, {}, device, settings, fake)
+        ends[settings] = {"error": error, "peak_reserved_bytes": held}
+        if not settings:
+            files[f"{name}.pickle.xz"] = snapshot
+    files[f"{name}.dst"] = whole(name, {}, fake, folder)
+    for other, (of, changed) in CHANGED.items():
+        if of == name:
+            files[f"{other}.dst"] = whole(name, changed, fake, folder)
+    return files, ends
+
+
+def content(path: Path) -> bytes | None:
+    """What a file holds, without the compression."""
+    if not path.exists():
+        return None
+    return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
 
 
 def main() -> None:
     """Records what is asked for, or compares it with what is there."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all if none")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
-    parser.add_argument("--record", metavar="NAME", choices=NAMES, help=argparse.SUPPRESS)
+    parser.add_argument("--run", metavar="WHAT", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.record:
-        snapshot, error = recorded(given.record)
-        sys.stdout.buffer.write(json.dumps(error).encode() + b"\n" + pickle.dumps(snapshot, 4))
+    if given.run:
+        error, held, snapshot = run(*json.loads(given.run))
+        ending = json.dumps([error, held]).encode()
+        sys.stdout.buffer.write(ending + b"\n" + pickle.dumps(snapshot, 4))
         return
     names = given.names or NAMES
     if unknown := sorted(set(names) - set(NAMES)):
         parser.error(f"no such case: {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    sys.path.insert(0, str(HERE.parents[1] / "crates/drystone-lab/tests/oracle"))
+    sys.path[:0] = [str(HERE), str(CHECKOUT / "crates/drystone-lab/tests/oracle")]
     import oracle
 
-    errors = json.loads(ERRORS.read_text()) if ERRORS.exists() else {}
-    before, differs = dict(errors), []
+    kept = HERE / "runs.json"
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    ends, differs = dict(before), []
     with tempfile.TemporaryDirectory() as folder:
-        fake = oracle.build(Path(folder))
+        # An expandable segment has more addresses than the device has memory.
+        fake = oracle.build(Path(folder), "-DSLOT_BITS=36")
         for name in names:
-            snapshot, errors[name] = made(name, fake)
-            path = HERE / f"{name}.pickle.xz"
-            print(f"{name}: {len(snapshot)} bytes; {errors[name].partition(' If reserved')[0]}")
-            if given.check:
-                if not path.exists() or lzma.decompress(path.read_bytes()) != snapshot:
-                    differs.append(path.name)
-            else:
-                path.write_bytes(lzma.compress(snapshot, preset=9 | lzma.PRESET_EXTREME))
-    if given.check:
-        differs += [ERRORS.name] if errors != before else []
-        if differs:
-            raise SystemExit(f"not what the programs give: {', '.join(differs)}")
-        return
-    ERRORS.write_text(json.dumps({name: errors[name] for name in NAMES if name in errors}, indent=1) + "\n")
+            files, ends[name] = files_of(name, fake, Path(folder))
+            for file, data in files.items():
+                if given.check:
+                    differs += [file] if content(HERE / file) != data else []
+                else:
+                    packed = lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
+                    (HERE / file).write_bytes(packed if file.endswith(".xz") else data)
+    if not given.check:
+        ordered = {name: ends[name] for name in NAMES if name in ends}
+        kept.write_text(json.dumps(ordered, indent=1) + "\n")
+    elif differs := differs + ([kept.name] if ends != before else []):
+        raise SystemExit(f"not what the programs give: {', '.join(differs)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 /* CUDA for the oracle: the one that PyTorch's other tests preload, and memory with it. It hands out
  * addresses behind which nothing is, up to FAKE_CAPACITY bytes, and notes who got which.
  *
- * Each piece of addresses, a segment or a reserved range, lies in a slot of 8 GiB of its own; the
- * slots are taken in an order that jumps, so that what is newer is not always higher. The ledger of
- * tests/pytorch/ledger.rs does the same. */
+ * Each piece of addresses, a segment or a reserved range, lies in a slot of 8 GiB of its own (more
+ * with SLOT_BITS above 33); the slots are taken in an order that jumps, so that what is newer is not
+ * always higher. The ledger of tests/pytorch/ledger.rs does the same. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -20,6 +20,9 @@
 #undef cudaMemGetInfo
 #undef cudaGetDeviceProperties
 
+#ifndef SLOT_BITS
+#define SLOT_BITS 33
+#endif
 #define SLOTS 16384
 #define PIECES (1 << 16)
 #define HANDLES (1 << 20)
@@ -42,10 +45,10 @@ static size_t capacity(void) {
 
 static uint64_t slot_of(uint64_t piece) { return (piece * 40503) % SLOTS; }
 
-static uint64_t address_of(uint64_t piece) { return (slot_of(piece) + 1) << 33; }
+static uint64_t address_of(uint64_t piece) { return (slot_of(piece) + 1) << SLOT_BITS; }
 
 static uint64_t piece_at(uint64_t address) {
-  uint64_t slot = (address >> 33) - 1;
+  uint64_t slot = (address >> SLOT_BITS) - 1;
   for (uint64_t piece = 0; piece < pieces; piece++)
     if (slot_of(piece) == slot) return piece;
   abort();

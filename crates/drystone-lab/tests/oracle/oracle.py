@@ -64,13 +64,14 @@ class Entry(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in ("what", "piece", "offset", "bytes")]
 
 
-def build(folder: Path) -> Path:
-    """The fake CUDA, compiled against the headers that come with PyTorch."""
+def build(folder: Path, *flags: str) -> Path:
+    """The fake CUDA, compiled against the headers that come with PyTorch, with these flags too."""
     found = [Path(path) / "nvidia" for path in sys.path]
     headers = [path for root in found for path in root.glob("cu1*/include")]
     made = folder / "libfakecuda.so"
     subprocess.run(
         ["cc", "-shared", "-fPIC", "-O1", "-Wl,-soname,libcuda.so.1", str(HERE / "fake_cuda.c")]
+        + [*flags]
         + [f"-isystem{path}" for path in headers]
         + ["-o", str(made)],
         check=True,
