@@ -10,6 +10,8 @@
 //! order in which they were freed. Out of memory gives everything cached on the device back and
 //! asks once more.
 //!
+//! Held to the original's own answers by `tests/peers`.
+//!
 //! Left out: `skip_cleanup`, which only says what happens when the process ends, and `debug`.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -9,7 +9,10 @@
 //! takes superblocks of 1 MiB from the global one. What is freed above 1 MiB is another stream's
 //! next: so the host waits for the stream first. When nothing fits, the host waits for the device,
 //! all superblocks go back to the global arena, used ones too, and the request is tried again;
-//! blocks in them are then freed there, after a wait for the stream.
+//! blocks in them are then freed there, after a wait for the stream. A superblock with a large block may
+//! have room for small ones, and then goes to a stream's arena with it.
+//!
+//! Held to the original's own answers by `tests/peers`.
 //!
 //! Left out: arenas of threads (a replay is one, and CUDA's per-thread default stream is in no
 //! trace), size classes (a compile-time option, off), and the dump of a failure.

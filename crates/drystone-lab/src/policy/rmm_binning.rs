@@ -8,6 +8,8 @@
 //! lists as in the pool (`parts::stream_lists`). The exponents have no default in RMM; here they
 //! are those of its own benchmarks, 256 KiB to 4 MiB.
 //!
+//! Held to the original's own answers by `tests/peers`.
+//!
 //! Left out: bins of sizes that are no powers of two, and other resources than the pool.
 
 use std::collections::VecDeque;

@@ -7,11 +7,13 @@
 //! as it has, or by half of what is left to `maximum_pool_size`, or by the request if that is more,
 //! and tries half of it again and again where the device has less. It gives nothing back.
 //!
+//! Held to the original's own answers by `tests/peers`.
+//!
 //! Left out: other upstream resources than `cudaMalloc`, and locks, since a replay is one thread.
 //! An initial size above the maximum is refused there, and here cut to it: half of a device is often
 //! more than a maximum that was set to try something.
-//! A list that was merged into another one keeps its place in the order of lists, where RMM's order
-//! is that of the addresses of its events.
+//! RMM's order of lists is that of the addresses of its events; here it is that in which streams were
+//! met.
 
 use std::sync::Arc;
 

@@ -5,7 +5,9 @@
 //! (docs.rapids.ai/api/librmm). Each free records the event of its stream. A stream that finds
 //! nothing in its own list takes a span of another one's and waits on the device for its event;
 //! where no list has one, the lists of all others are merged into its own, one after the other,
-//! until it does. After a merge the event is recorded again: it stands for what others freed too.
+//! until it does. After a merge the event is recorded again, since it stands for what others freed too.
+//! RMM does not: a third stream that takes memory after that waits for too little. No placement
+//! depends on it.
 
 use std::sync::Arc;
 
