@@ -26,11 +26,11 @@ pub(super) struct Failed {
 
 /// A moment at which so much was live.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Peak {
+pub(crate) struct Peak {
     /// The index of the allocation that made it.
     pub(super) event: usize,
     /// Rounded.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// One device of a run.
@@ -44,7 +44,7 @@ pub(crate) struct View<'a> {
     pub(super) said: Option<u64>,
     /// The last request that failed in the recording.
     pub(super) failure: Option<Failed>,
-    pub(super) peak: Peak,
+    pub(crate) peak: Peak,
     /// Who asked for the blocks that stand for failed requests: those after the run's own.
     failed: Vec<StackId>,
 }
