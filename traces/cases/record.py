@@ -37,7 +37,8 @@ NAMES = ["stanza", "gliner", "unet3d", "bert", "deepke", "weclone"]
 CHANGED = {
     "deepke-16": ("deepke", {"TEXTS": 16}),
     "deepke-256": ("deepke", {"MOST_WORDS": 256}),
-    "weclone-few": ("weclone", {"CAPTURED": [256, 128, 64, 32, 16, 8, 4, 2, 1]}),
+    "weclone-graphs": ("weclone", {"CAPTURED": [256, 128, 64, 32, 16, 8, 4, 2, 1]}),
+    "weclone-cache": ("weclone", {"CACHE_SHARE": 0.8}),
 }
 #: Settings of PyTorch under which each case is run on its own device.
 SETTINGS = [
@@ -74,8 +75,9 @@ def tidy(snapshot: dict[str, Any]) -> dict[str, Any]:
     return snapshot
 
 
-def run(name: str, changed: dict[str, Any]) -> tuple[str | None, int, dict[str, Any]]:
-    """Runs a program in this process: the error or None, the peak of what was held, a snapshot."""
+def run(name: str, changed: dict[str, Any], history: bool) -> tuple[str | None, int, bytes]:
+    """Runs a program in this process: the error or None, the peak of what was held, and with the
+    history a snapshot as a pickle."""
     import torch
 
     case = importlib.import_module(name)
@@ -85,27 +87,35 @@ def run(name: str, changed: dict[str, Any]) -> tuple[str | None, int, dict[str, 
     fake = ctypes.CDLL(os.environ["LD_PRELOAD"])
     if fake.cudaMalloc(ctypes.byref(others), ctypes.c_size_t(case.OTHERS)) != 0:
         raise SystemExit(f"{name}: what the others hold does not fit on the device")
-    torch.cuda.memory._record_memory_history(stacks="python", max_entries=1_000_000)
+    if history:
+        torch.cuda.memory._record_memory_history(stacks="python", max_entries=1_000_000)
+    error = None
     try:
         case.main()
-        error, snapshot = None, torch.cuda.memory._snapshot()
     except torch.OutOfMemoryError as why:
+        error = str(why)
         # Here, while what the program held is still held.
-        error, snapshot = str(why), torch.cuda.memory._snapshot()
-    return error, torch.cuda.memory_stats()["reserved_bytes.all.peak"], tidy(snapshot)
+        snapshot = torch.cuda.memory._snapshot()
+    else:
+        snapshot = torch.cuda.memory._snapshot()
+    held = torch.cuda.memory_stats()["reserved_bytes.all.peak"]
+    return error, held, pickle.dumps(tidy(snapshot), 4) if history else b""
 
 
-def elsewhere(name: str, changed: dict[str, Any], device: int, settings: str, fake: Path) -> Any:
-    """The same in a process of its own, as PyTorch reads its settings once; a snapshot's pickle."""
+def elsewhere(
+    what: list[Any], device: int, settings: str, fake: Path
+) -> tuple[str | None, int, bytes]:
+    """The same in a process of its own, as PyTorch reads its settings once."""
     environment = {"FAKE_CAPACITY": str(device), "LD_PRELOAD": str(fake)}
     done = subprocess.run(
-        [sys.executable, __file__, "--run", json.dumps([name, changed])],
+        [sys.executable, __file__, "--run", json.dumps(what)],
         env={**os.environ, **environment, "PYTORCH_ALLOC_CONF": settings},
         stdout=subprocess.PIPE,
         check=True,
     )
     ending, _, snapshot = done.stdout.partition(b"\n")
-    return (*json.loads(ending), snapshot)
+    error, held = json.loads(ending)
+    return error, held, snapshot
 
 
 def program() -> str:
@@ -116,7 +126,7 @@ def program() -> str:
 
 def whole(name: str, changed: dict[str, Any], fake: Path, folder: Path) -> bytes:
     """A run to the end, in Drystone's own format."""
-    error, _, snapshot = elsewhere(name, changed, ENOUGH, "", fake)
+    error, _, snapshot = elsewhere([name, changed, True], ENOUGH, "", fake)
     if error is not None:
         raise SystemExit(f"{name}: it does not end where there is memory enough: {error}")
     (folder / "whole.pickle").write_bytes(snapshot)
@@ -130,7 +140,7 @@ def files_of(name: str, fake: Path, folder: Path) -> tuple[dict[str, bytes], dic
     device = importlib.import_module(name).DEVICE
     files, ends = {}, {}
     for settings in SETTINGS:
-        error, held, snapshot = elsewhere(name, {}, device, settings, fake)
+        error, held, snapshot = elsewhere([name, {}, settings == ""], device, settings, fake)
         ends[settings] = {"error": error, "peak_reserved_bytes": held}
         if not settings:
             files[f"{name}.pickle.xz"] = snapshot
@@ -158,7 +168,7 @@ def main() -> None:
     if given.run:
         error, held, snapshot = run(*json.loads(given.run))
         ending = json.dumps([error, held]).encode()
-        sys.stdout.buffer.write(ending + b"\n" + pickle.dumps(snapshot, 4))
+        sys.stdout.buffer.write(ending + b"\n" + snapshot)
         return
     names = given.names or NAMES
     if unknown := sorted(set(names) - set(NAMES)):

@@ -8,7 +8,8 @@ import torch
 
 DEVICE = 24 << 30
 OTHERS = 450 << 20
-UTILIZATION = 0.9
+#: Of the device: what the engine may use, and up to where it fills that with its cache.
+UTILIZATION = CACHE_SHARE = 0.9
 LAYERS, WIDTH, SHARED, INNER, WORDS = 28, 3584, 512, 18_944, 152_064
 CAPTURED = [*range(256, 0, -8), 4, 2, 1]
 PROMPTS, MOST_TOKENS, MOST_ANSWERS = 689, 8192, 256
@@ -90,7 +91,7 @@ def generate(draw):
 def main():
     torch.cuda.set_per_process_memory_fraction(UTILIZATION)
     model = load()
-    cache = allocate_cache(int(UTILIZATION * DEVICE) - profile())
+    cache = allocate_cache(int(CACHE_SHARE * DEVICE) - profile())
     graphs = capture(CAPTURED)
     generate(random.Random(1))
     return model, cache, graphs
