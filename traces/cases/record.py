@@ -32,7 +32,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
-NAMES = ["stanza", "gliner", "unet3d", "bert", "deepke", "weclone"]
+NAMES = ["stanza", "gliner", "volumes", "bert", "deepke", "weclone"]
 #: Whole runs of a program whose user has changed something in it.
 CHANGED = {
     "deepke-16": ("deepke", {"TEXTS": 16}),
