@@ -21,8 +21,8 @@ SLOTS = 16384
 
 
 def answer(name: str, value: int) -> Any:
-    """Has CuPy's compiled modules get `value` from a function of the CUDA runtime, which is built into
-    them and finds no GPU. They look functions of each other up by name when they are imported.
+    """Has CuPy's compiled modules get `value` from a function of the CUDA runtime, which is built
+    into them and finds no GPU. They look functions of each other up by name when they are imported.
     """
     python = ctypes.pythonapi
     python.PyCapsule_GetName.restype = ctypes.c_char_p
