@@ -126,7 +126,7 @@ fn parse_event(line: &[u8], with_device: bool) -> Result<(Recorded, bool), Wrong
         true => parse_number("device", next()?, u64::from(MAX_DEVICES - 1))? as u32,
         false => 0,
     };
-    if next().is_ok() {
+    if field(&mut rest).is_some() {
         return Err(wrong("line", line, columns));
     }
     let (stream, out_of_range) = match stream {

@@ -101,7 +101,8 @@ impl<D: Driver> Allocator<D> {
             let fresh = self.fresh(store, quest);
             let joint = fresh.and_then(|(arena, start)| {
                 let units = quest.fit.units;
-                let window = Window::survey(store, quest, arena, start, units)?;
+                let window =
+                    Window::over(store, quest, arena, start, units)?.survey(store, quest)?;
                 Some(Joint { window, handles: free.to_vec() })
             });
             best = joint.filter(|joint| better(joint, &best)).or(best);
@@ -152,7 +153,9 @@ impl<D: Driver> Allocator<D> {
         for _ in 0..SURVEYS {
             self.clear_ghosts(store, quest, arena, end, behind)?;
             let units = end * GRANULES_PER_PAGE - start + behind * GRANULES_PER_PAGE;
-            let window = match Window::survey(store, quest, arena, start, units) {
+            let window = match Window::over(store, quest, arena, start, units)
+                .and_then(|window| window.survey(store, quest))
+            {
                 Some(window) if window.empty.len() <= 1 => window,
                 _ => return Ok(None),
             };

@@ -91,8 +91,12 @@ pub(super) struct Margin {
 /// Free handles that windows can be filled from.
 #[derive(Default)]
 pub(super) struct Donors {
-    /// Whole ones first, of those the request's own, from the largest.
-    handles: Vec<FreeHandle>,
+    /// Those that are free as a whole; the request's own first, of those from the largest.
+    whole: Vec<FreeHandle>,
+    /// The others, in the same order.
+    parts: Vec<FreeHandle>,
+    /// The most consecutive free pages of one.
+    longest: u32,
 }
 
 impl<D: Driver> Allocator<D> {
@@ -111,17 +115,23 @@ impl<D: Driver> Allocator<D> {
             // The block in front of the window does not count, so more than needed is looked for.
             search.look_in(heap, LOOKS, pages.saturating_mul(4).max(PAGES));
         }
-        let mut handles = search.found;
-        handles.sort_by_key(|free| std::cmp::Reverse((free.is_whole(), free.is_own, free.pages)));
-        Donors { handles }
+        let mut found = search.found;
+        let longest = found.iter().map(|free| free.middle.1).max().unwrap_or(0);
+        found.sort_by_key(|free| std::cmp::Reverse((free.is_own, free.pages)));
+        let (whole, parts) = found.into_iter().partition(FreeHandle::is_whole);
+        Donors { whole, parts, longest }
     }
 }
 
 impl Donors {
     /// The largest handles that are free as a whole.
     pub(super) fn largest(&self, count: usize) -> impl Iterator<Item = HandleAt> {
-        let whole = self.handles.iter().take_while(|free| free.is_whole()).take(count);
-        whole.map(|free| free.handle)
+        self.whole.iter().take(count).map(|free| free.handle)
+    }
+
+    /// The most pages that one of them can fill.
+    pub(super) fn longest(&self) -> u32 {
+        self.longest
     }
 
     /// Fills so many pages, as far as it goes, from handles that have no page in the free blocks
@@ -141,36 +151,36 @@ impl Donors {
         let allowed = |free: &&FreeHandle| {
             !taken.contains(&free.handle) && !free.blocks.iter().any(|block| kept.contains(block))
         };
-        let usable: Vec<&FreeHandle> = self.handles.iter().filter(allowed).collect();
-        let inside = usable.iter().filter(|free| {
+        let parts = || self.parts.iter().filter(allowed);
+        let inside = parts().filter(|free| {
             let (first, count) = free.middle;
-            !free.is_whole()
-                && count >= needed
-                && first <= margin.left
-                && free.pages - first - needed <= margin.right
+            count >= needed && first <= margin.left && free.pages - first - needed <= margin.right
         });
         if let Some(free) = inside.min_by_key(|free| free.middle.1) {
             let (first, _) = free.middle;
             filling.tail = Some(Piece { handle: free.handle, first, count: needed });
             return filling;
         }
-        let mut rest = Vec::new();
-        for free in usable {
-            if free.is_whole() && free.pages <= left {
+        // Those that are larger than what is left.
+        let mut larger = Vec::new();
+        for free in self.whole.iter().filter(allowed) {
+            if left == 0 {
+                break;
+            }
+            if free.pages <= left {
                 left -= free.pages;
                 filling.whole.push(free.first(free.pages));
             } else {
-                rest.push(free);
+                larger.push(free);
             }
         }
         if left == 0 {
             return filling;
         }
-        let parts = || rest.iter().filter(|free| !free.is_whole());
-        let fits_left = |free: &&&FreeHandle, count: u32| free.pages - count <= margin.left;
-        let fits_right = |free: &&FreeHandle, count: u32| free.pages - count <= margin.right;
+        let fits_left = |free: &FreeHandle, count: u32| free.pages - count <= margin.left;
+        let fits_right = |free: &FreeHandle, count: u32| free.pages - count <= margin.right;
         let tail = parts().filter(|free| free.tail >= left && fits_left(free, left));
-        let whole = rest.iter().filter(|free| free.is_whole() && fits_right(free, left));
+        let whole = larger.into_iter().filter(|free| fits_right(free, left));
         if let Some(free) = tail.min_by_key(|free| free.tail) {
             filling.tail = Some(free.last(left));
             return filling;

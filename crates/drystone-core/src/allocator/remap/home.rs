@@ -50,7 +50,7 @@ impl<D: Driver> Allocator<D> {
         if store.arena(arena).kind != Kind::Large {
             return None;
         }
-        let window = Window::survey(&store, quest, arena, start, fit.units)?;
+        let window = Window::over(&store, quest, arena, start, fit.units)?.survey(&store, quest)?;
         if !window.empty.is_empty() {
             return None;
         }

@@ -38,9 +38,11 @@ const UNMAP_US: u64 = 45;
 pub(super) struct Plan {
     pub(super) window: Window,
     pub(super) parts: Vec<Part>,
-    /// µs, and pages that are moved.
-    cost: (u64, u32),
+    cost: Cost,
 }
+
+/// What a plan costs: µs, and pages that are moved.
+type Cost = (u64, u32);
 
 /// How much may be reserved, and what more costs.
 #[derive(Clone, Copy)]
@@ -113,27 +115,42 @@ impl<D: Driver> Allocator<D> {
         let mut starts = self.starts(store, quest, donors);
         starts.extend(self.fresh(store, quest));
         let units = quest.fit.units_to_find();
-        let mut best: Option<Plan> = None;
         let mut seen = FxHashSet::default();
-        for (arena, start) in starts {
-            if !seen.insert((arena, start)) {
-                continue;
+        starts.retain(|start| seen.insert(*start));
+        let largest = self.largest_piece(quest, donors);
+        let outlined = starts.into_iter().filter_map(|(arena, start)| {
+            let window = Window::over(store, quest, arena, start, units)?;
+            let us = u64::from(window.bare_pages(store)?.div_ceil(largest)) * MAP_US;
+            Some(((us, window.hole_pages()), window))
+        });
+        let mut windows: Vec<_> = outlined.enumerate().collect();
+        // Those first that can be cheapest: most of the others are ruled out by that alone.
+        windows.sort_by_key(|&(at, (least, _))| (least, at));
+        let mut best: Option<((Cost, usize), Plan)> = None;
+        for (at, (least, window)) in windows {
+            let is_beaten =
+                |least: Cost| best.as_ref().is_some_and(|(known, _)| *known <= (least, at));
+            if is_beaten(least) {
+                break;
             }
-            let cheaper = |window: &Window| {
-                let least = u64::from(window.empty_pages().min(1)) * MAP_US;
-                best.as_ref().is_none_or(|plan| (least, 0) <= plan.cost)
-            };
-            let window = Window::survey(store, quest, arena, start, units);
-            let window = window.filter(cheaper);
+            let window = window.survey(store, quest);
+            let window = window.filter(|window| !is_beaten(least_cost(window, largest)));
             let plan =
                 window.and_then(|window| self.plan(store, quest, sources, window, donors, mark));
             if let Some(plan) = plan
-                && best.as_ref().is_none_or(|best| plan.cost < best.cost)
+                && best.as_ref().is_none_or(|(known, _)| (plan.cost, at) < *known)
             {
-                best = Some(plan);
+                best = Some(((plan.cost, at), plan));
             }
         }
-        best
+        best.map(|(_, plan)| plan)
+    }
+
+    /// The most pages of a window that one handle can fill.
+    fn largest_piece(&self, quest: &Quest<'_>, donors: &Donors) -> u32 {
+        let (reserved, capacity) = (quest.device.reserved(), quest.device.limit_or_total());
+        let made = |above| self.policy.handle_pages(reserved, capacity, above);
+        donors.longest().max(made(false)).max(made(true))
     }
 
     /// How a surveyed window is filled best.
@@ -207,7 +224,7 @@ impl<D: Driver> Allocator<D> {
         parts
     }
 
-    fn cost(&self, window: &Window, parts: &[Part], mark: Watermark) -> (u64, u32) {
+    fn cost(&self, window: &Window, parts: &[Part], mark: Watermark) -> Cost {
         let aliases: usize = parts.iter().map(|part| part.filling.pieces().count()).sum();
         let new: u32 = parts.iter().map(|part| part.filling.new).sum();
         let made = |part: &Part| self.policy.handles(part.filling.new, part.handle_pages).count();
@@ -346,4 +363,13 @@ impl<D: Driver> Allocator<D> {
         store.add_arena(Arc::clone(heap), at, base, (bytes / PAGE) as u32, fit.kind);
         Ok(())
     }
+}
+
+/// What a surveyed window costs at least, however it is filled: each of its empty parts takes as many
+/// handles as if all were the largest. Where new ones are made, which moves fewer pages, that costs
+/// more time.
+fn least_cost(window: &Window, largest: u32) -> Cost {
+    let mapped = window.empty.iter().map(|pages| u64::from(pages.count.div_ceil(largest)));
+    let us = mapped.sum::<u64>() * MAP_US + window.dead.len() as u64 * UNMAP_US;
+    (us, window.hole_pages())
 }

@@ -24,11 +24,13 @@ pub(super) struct Window {
     pub(super) dead: Vec<MappingAt>,
     /// Free blocks that the range has a part of: their pages stay where they are.
     pub(super) free: Vec<BlockIndex>,
+    /// The free block in which a page was found last: the next is often in it too.
+    last: Option<(ArenaAt, FreeRun)>,
 }
 
 impl Window {
-    /// What it takes to make a range free; none if a part of it is in use.
-    pub(super) fn survey(
+    /// A range, and which of it are free blocks and holes; none if a block in it is live.
+    pub(super) fn over(
         store: &PageStore,
         quest: &Quest<'_>,
         arena: ArenaAt,
@@ -55,11 +57,39 @@ impl Window {
             window.holes.push(Pages::new(first, last - first));
             here = last * GRANULES_PER_PAGE;
         }
-        drop(core);
-        for hole in window.holes.clone() {
-            window.survey_hole(store, quest, hole)?;
+        // The last page of an arena stays a hole.
+        let pages = store.arena(arena).pages();
+        Some(window).filter(|window| window.holes.iter().all(|hole| hole.end() < pages))
+    }
+
+    /// How many pages of its holes have nothing mapped; none if one of them is in use. Much faster
+    /// than a survey.
+    pub(super) fn bare_pages(&self, store: &PageStore) -> Option<u32> {
+        let mut bare = 0;
+        for hole in &self.holes {
+            let mut page = hole.first;
+            while page < hole.end() {
+                let rest = Pages::new(page, hole.end() - page);
+                page += match store.slot(self.arena, page) {
+                    Slot::Home(_) => return None,
+                    Slot::Ghost(at) => store.piece(at, rest).count,
+                    Slot::Empty => {
+                        let count = self.room_at(store, rest)?.count;
+                        bare += count;
+                        count
+                    }
+                };
+            }
         }
-        Some(window)
+        Some(bare)
+    }
+
+    /// What it takes to make the range free; none if a part of its holes cannot be had.
+    pub(super) fn survey(mut self, store: &PageStore, quest: &Quest<'_>) -> Option<Window> {
+        for hole in self.holes.clone() {
+            self.survey_hole(store, quest, hole)?;
+        }
+        Some(self)
     }
 
     /// How far to the left of a page pages are free, or free elsewhere and mapped here, up to
@@ -108,6 +138,7 @@ impl Window {
             empty: Vec::new(),
             dead: Vec::new(),
             free: Vec::new(),
+            last: None,
         }
     }
 
@@ -121,28 +152,33 @@ impl Window {
         self.ghosts.iter().map(|(piece, _)| piece.count).sum()
     }
 
+    /// Pages of all its holes.
+    pub(super) fn hole_pages(&self) -> u32 {
+        self.holes.iter().map(|hole| hole.count).sum()
+    }
+
+    /// The first of these pages at which nothing is mapped.
+    fn room_at(&self, store: &PageStore, pages: Pages) -> Option<Pages> {
+        let room = store.arena(self.arena).room.around(pages.first)?;
+        Some(Pages::new(pages.first, room.end().min(pages.end()) - pages.first))
+    }
+
     fn survey_hole(&mut self, store: &PageStore, quest: &Quest<'_>, hole: Pages) -> Option<()> {
-        // The last page of an arena stays a hole.
-        if hole.end() >= store.arena(self.arena).pages() {
-            return None;
-        }
         let mut page = hole.first;
         while page < hole.end() {
             let rest = Pages::new(page, hole.end() - page);
             match store.slot(self.arena, page) {
                 Slot::Home(_) => return None,
                 Slot::Empty => {
-                    let room = store.arena(self.arena).room.around(page)?;
-                    let count = room.end().min(hole.end()) - page;
-                    self.add_empty(Pages::new(page, count));
-                    page += count;
+                    let room = self.room_at(store, rest)?;
+                    self.add_empty(room);
+                    page = room.end();
                 }
                 Slot::Ghost(_) if quest.pool.is_kept_for_replay() => return None,
                 Slot::Ghost(at) => {
                     let piece = store.piece(at, rest);
-                    let twice = |(other, _): &(Piece, _)| other.overlaps(&piece);
                     if store.mapping(at).usable
-                        && !self.ghosts.iter().any(twice)
+                        && !self.is_twice(store, piece)
                         && self.is_free(store, quest, piece)
                     {
                         self.ghosts.push((piece, at));
@@ -159,8 +195,15 @@ impl Window {
         Some(())
     }
 
+    /// Whether a part of a piece is a ghost of the window already.
+    fn is_twice(&self, store: &PageStore, piece: Piece) -> bool {
+        // Mapped here, there, and at home.
+        store.handle(piece.handle).mappings().len() > 2
+            && self.ghosts.iter().any(|(other, _)| other.overlaps(&piece))
+    }
+
     /// Whether a piece is free where it is at home, outside the free blocks of the window.
-    fn is_free(&self, store: &PageStore, quest: &Quest<'_>, piece: Piece) -> bool {
+    fn is_free(&mut self, store: &PageStore, quest: &Quest<'_>, piece: Piece) -> bool {
         let mut page = piece.first;
         while page < piece.end() {
             let (Some(home), count) = store.home(piece.handle, page) else { return false };
@@ -171,10 +214,17 @@ impl Window {
                 return false;
             }
             let first = mapping.first + page;
-            let run = arena.heap.lock().run_around(arena.at, first);
-            let covers =
-                |run: &FreeRun| first + count <= run.pages.end() && !self.free.contains(&run.block);
-            if !run.as_ref().is_some_and(covers) {
+            let is_last = |(at, run): &(ArenaAt, FreeRun)| {
+                *at == mapping.arena && (run.pages.first..run.pages.end()).contains(&first)
+            };
+            if !self.last.as_ref().is_some_and(is_last) {
+                let run = arena.heap.lock().run_around(arena.at, first);
+                self.last = run.map(|run| (mapping.arena, run));
+            }
+            let covers = |(_, run): &(ArenaAt, FreeRun)| {
+                first + count <= run.pages.end() && !self.free.contains(&run.block)
+            };
+            if !self.last.as_ref().is_some_and(covers) {
                 return false;
             }
             page += count;
