@@ -6,6 +6,7 @@ error NAME      what PyTorch said
 run COMMAND     what the command prints
 figures NAME    the program's whole run under other settings
 changed NAME …  whole runs of the program after a change of its user
+ends NAME …     how they ended in PyTorch itself, with the memory of the case
 recorded NAME   a run of such a program on a GPU
 
 With --check nothing is written: the figures of whole runs and what is diagnosed first are made again and
@@ -103,6 +104,7 @@ def measured(trace: str) -> list[Row]:
     rows = zip(played(trace), enough, least, strict=True)
     return [
         row
+        | {"whole_live_bytes": much["peak_live_bytes"]}
         | {"enough_reserved_bytes": much["peak_reserved_bytes"]}
         | {"min_capacity_bytes": little["min_capacity_bytes"]}
         for row, much, little in rows
@@ -152,18 +154,28 @@ def figures(name: str, rows: list[Row]) -> str:
         end = "completes" if row["completes"] else "out of memory"
         cells = [written, size(row["enough_reserved_bytes"]), size(row["min_capacity_bytes"]), end]
         body.append([*cells, torch_says(name, settings)])
-    live = size(mine["pytorch"]["peak_live_bytes"])
+    live = size(mine["pytorch"]["whole_live_bytes"])
     return f"At most {live} are live.\n\n" + table([*head, f"PyTorch itself, with {fits}"], body)
 
 
 def changed(names: list[str], rows: list[Row]) -> str:
     """Whole runs beside each other: what each needs at least."""
     runs = [{row["policy"]: row for row in rows if row.get("trace") == name} for name in names]
-    body = [["*live at most*", *(size(run["pytorch"]["peak_live_bytes"]) for run in runs)]]
+    body = [["*live at most*", *(size(run["pytorch"]["whole_live_bytes"]) for run in runs)]]
     for policy, written, _ in ROWS:
         cells = (size(run[policy]["min_capacity_bytes"]) for run in runs)
         body.append([written, *(f"{cell}" for cell in cells)])
     return table(["needs at least", *(f"`{name}`" for name in names)], body)
+
+
+def ends(names: list[str]) -> str:
+    """Runs in PyTorch itself beside each other."""
+    body = [
+        [written, *(torch_says(name, settings) for name in names)]
+        for _, written, settings in ROWS
+        if settings is not None
+    ]
+    return table(["in PyTorch itself", *(f"`{name}`" for name in names)], body)
 
 
 def recorded(name: str, rows: list[Row]) -> str:
@@ -174,9 +186,9 @@ def recorded(name: str, rows: list[Row]) -> str:
     for (_, written, _), row in zip(ROWS, mine, strict=True):
         cells = [written]
         for count in (row["enough_reserved_bytes"], row["min_capacity_bytes"]):
-            cells += [size(count), f"{count / row['peak_live_bytes']:.3f}"]
+            cells += [size(count), f"{count / row['whole_live_bytes']:.3f}"]
         body.append(cells)
-    return f"At most {size(mine[0]['peak_live_bytes'])} are live.\n\n" + table(head, body)
+    return f"At most {size(mine[0]['whole_live_bytes'])} are live.\n\n" + table(head, body)
 
 
 def error(name: str) -> str:
@@ -202,6 +214,7 @@ def filled(page: Path, rows: list[Row], outputs: bool) -> str:
         else:
             makers = {"error": lambda: error(what), "figures": lambda: figures(what, rows)}
             makers |= {"changed": lambda: changed(what.split(), rows)}
+            makers |= {"ends": lambda: ends(what.split())}
             makers |= {"recorded": lambda: recorded(what, rows)}
             made = makers[kind]()
         return f"<!-- make: {kind} {what} -->\n\n{made}\n\n<!-- end -->"

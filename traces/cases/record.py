@@ -12,7 +12,8 @@ nothing and fails where a file would differ. Files:
 
 NAME.pickle.xz  the snapshot at the failure, on the case's device
 NAME.dst        the whole run, on a device with memory enough; NAME-WHAT.dst: with other settings
-runs.json       on the case's device under other settings of PyTorch: how it ends, and what is held
+runs.json       on the case's device under other settings of PyTorch: how it ends, and what is held;
+                also of the programs with other settings
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ CHANGED = {
     "deepke-256": ("deepke", {"MOST_WORDS": 256}),
     "weclone-graphs": ("weclone", {"CAPTURED": [256, 128, 64, 32, 16, 8, 4, 2, 1]}),
     "weclone-cache": ("weclone", {"CACHE_SHARE": 0.8}),
+}
+#: What only changes how a run ends, not what is asked for: no trace of its own.
+LIMITS = {
+    "weclone-0.97": ("weclone", {"UTILIZATION": 0.97}),
+    "weclone-0.98": ("weclone", {"UTILIZATION": 0.98}),
 }
 #: Settings of PyTorch under which each case is run on its own device.
 SETTINGS = [
@@ -135,19 +141,27 @@ def whole(name: str, changed: dict[str, Any], fake: Path, folder: Path) -> bytes
     return (folder / "whole.dst").read_bytes()
 
 
-def files_of(name: str, fake: Path, folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """The files of a case, and how it ends under each of the settings."""
+def ends_of(name: str, changed: dict[str, Any], fake: Path) -> tuple[dict[str, Any], bytes]:
+    """How a program ends on its device under each of the settings, and its snapshot as it was."""
     device = importlib.import_module(name).DEVICE
-    files, ends = {}, {}
+    ends, snapshot = {}, b""
     for settings in SETTINGS:
-        error, held, snapshot = elsewhere([name, {}, settings == ""], device, settings, fake)
+        error, held, made = elsewhere([name, changed, settings == ""], device, settings, fake)
         ends[settings] = {"error": error, "peak_reserved_bytes": held}
-        if not settings:
-            files[f"{name}.pickle.xz"] = snapshot
-    files[f"{name}.dst"] = whole(name, {}, fake, folder)
-    for other, (of, changed) in CHANGED.items():
+        snapshot = snapshot or made
+    return ends, snapshot
+
+
+def files_of(name: str, fake: Path, folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files of a case, and how it and its changes end."""
+    ends = {}
+    ends[name], snapshot = ends_of(name, {}, fake)
+    files = {f"{name}.pickle.xz": snapshot, f"{name}.dst": whole(name, {}, fake, folder)}
+    for other, (of, changed) in {**CHANGED, **LIMITS}.items():
         if of == name:
-            files[f"{other}.dst"] = whole(name, changed, fake, folder)
+            ends[other], _ = ends_of(name, changed, fake)
+            if other in CHANGED:
+                files[f"{other}.dst"] = whole(name, changed, fake, folder)
     return files, ends
 
 
@@ -183,7 +197,8 @@ def main() -> None:
         # An expandable segment has more addresses than the device has memory.
         fake = oracle.build(Path(folder), "-DSLOT_BITS=36")
         for name in names:
-            files, ends[name] = files_of(name, fake, Path(folder))
+            files, found = files_of(name, fake, Path(folder))
+            ends |= found
             for file, data in files.items():
                 if given.check:
                     differs += [file] if content(HERE / file) != data else []
@@ -191,7 +206,8 @@ def main() -> None:
                     packed = lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
                     (HERE / file).write_bytes(packed if file.endswith(".xz") else data)
     if not given.check:
-        ordered = {name: ends[name] for name in NAMES if name in ends}
+        order = [*NAMES, *CHANGED, *LIMITS]
+        ordered = {name: ends[name] for name in order if name in ends}
         kept.write_text(json.dumps(ordered, indent=1) + "\n")
     elif differs := differs + ([kept.name] if ends != before else []):
         raise SystemExit(f"not what the programs give: {', '.join(differs)}")
