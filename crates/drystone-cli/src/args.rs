@@ -1,9 +1,10 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use drystone_lab::{CostModel, GeneratorSpec, PolicySpec};
+use drystone_lab::{CostModel, GeneratorSpec, Goal, PolicySpec};
 use drystone_trace::Format;
 
 use crate::values::{self, DeviceName};
@@ -31,6 +32,7 @@ Examples:
   drystone                                        compare on a trace that drystone carries
   drystone compare run.pickle                     all policies: a table, and a picture
   drystone diagnose run.pickle                    why did it run out of memory?
+  drystone advise run.pickle --capacity 12GiB     which settings are best there?
   drystone replay run.pickle --json               one line of figures for each policy
   drystone replay run.pickle --capacity 12GiB     would it fit?
   drystone min-capacity run.pickle                the least memory with which it does";
@@ -82,6 +84,17 @@ For a snapshot of the moment of death, in the program that is to be studied:
       raise
 The exit code is 0 whatever is found.";
 
+const ADVISE: &str = "\
+Examples:
+  drystone advise run.pickle --capacity 12GiB
+  drystone advise run.pickle                       how little memory could it do with?
+  drystone advise run.pickle --capacity 12GiB --goal memory --headroom 10%
+
+Settings of PyTorch's allocator and of Drystone are searched; each is replayed on the simulated
+device. First the run has to complete, with some memory to spare; then the goal decides, time or
+memory, and then the other one. An option that buys nothing is left out. docs/advise.md has it all.
+The exit code is 1 if no setting completes; the one that comes nearest is shown.";
+
 const MIN_CAPACITY: &str = "\
 Examples:
   drystone min-capacity run.pickle
@@ -122,6 +135,9 @@ pub(crate) enum Command {
     /// Say why a run died or wasted memory, and what would have helped
     #[command(after_help = DIAGNOSE, after_long_help = format!("{DIAGNOSE}\n\n{TRACES}\n\n{EXIT}"))]
     Diagnose(DiagnoseArgs),
+    /// Search for the best settings of PyTorch's allocator and of Drystone
+    #[command(after_help = ADVISE, after_long_help = format!("{ADVISE}\n\n{TRACES}\n\n{EXIT}"))]
+    Advise(AdviseArgs),
     /// Find the least device memory with which traces complete
     #[command(after_help = MIN_CAPACITY)]
     #[command(after_long_help = format!("{MIN_CAPACITY}\n\n{TRACES}\n\n{EXIT}"))]
@@ -231,6 +247,63 @@ pub(crate) struct DiagnoseArgs {
     /// Print one JSON object, and nothing else, to stdout
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdviseArgs {
+    /// A PyTorch memory snapshot, or any other trace
+    #[arg(value_name = "TRACE")]
+    pub(crate) trace: PathBuf,
+
+    /// The memory of each device, as in 12GiB, 512MiB or 1.5GB [default: what the recording says of
+    /// it, if a request failed; else 80GiB, and the goal is memory]
+    #[arg(long, value_name = "SIZE", value_parser = values::capacity)]
+    pub(crate) capacity: Option<u64>,
+
+    /// What matters most once the run completes: the least time in driver calls and waits, or the
+    /// least memory that it needs [default: time if the capacity is known, else memory]
+    #[arg(long, value_enum)]
+    pub(crate) goal: Option<GoalName>,
+
+    /// The part of the capacity that should stay free: the next run is not quite the same
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = values::part)]
+    pub(crate) headroom: f64,
+
+    /// Only what is asked of this device of the trace, from 0 [default: all devices; a setting
+    /// holds for all of a process]
+    #[arg(long, value_name = "N")]
+    pub(crate) device_index: Option<u32>,
+
+    /// How many replays at once; the answer is the same [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+
+    /// How long after its submission work is done on the simulated device, as in 500us, 5ms or 1s
+    #[arg(long, value_name = "TIME", default_value = "5ms", value_parser = values::duration_ns)]
+    pub(crate) host_lead: u64,
+
+    /// What calls cost on the simulated device: as measured while it was busy, or idle
+    #[arg(long, value_enum, default_value = "busy")]
+    pub(crate) costs: CostsName,
+
+    /// Print one JSON object, and nothing else, to stdout
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GoalName {
+    Time,
+    Memory,
+}
+
+impl From<GoalName> for Goal {
+    fn from(name: GoalName) -> Goal {
+        match name {
+            GoalName::Time => Goal::Time,
+            GoalName::Memory => Goal::Memory,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

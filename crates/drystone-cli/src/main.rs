@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Some(Command::Replay(args)) => commands::replay(&args, &mut out),
         Some(Command::Compare(args)) => commands::compare(&args, &mut out),
         Some(Command::Diagnose(args)) => commands::diagnose(&args, &mut out),
+        Some(Command::Advise(args)) => commands::advise(&args, &mut out),
         Some(Command::MinCapacity(args)) => commands::min_capacity(&args, &mut out),
         Some(Command::Convert(args)) => commands::convert(&args, &mut out),
         Some(Command::Generate(args)) => commands::generate(&args, &mut out),

@@ -4,7 +4,7 @@ use comfy_table::{
     CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle,
 };
 use drystone_core::config::format_bytes;
-use drystone_lab::{Holder, Metrics, MinCapacity, Recording, Remedy};
+use drystone_lab::{Holder, Metrics, MinCapacity, Recording, Remedy, Trial};
 use drystone_trace::Trace;
 
 use crate::output::columns;
@@ -225,6 +225,24 @@ pub(crate) fn remedies(before: &Remedy, helped: &[Remedy]) -> String {
     finished(table)
 }
 
+/// Settings and what they do, each under a name.
+pub(crate) fn trials<'a>(trials: impl Iterator<Item = (String, &'a Trial)>) -> String {
+    let mut table = new();
+    table.set_header(["setting", "needs", "reserved", "× live", "in driver"]);
+    for (name, trial) in trials {
+        // Of a part of the run: it is no match for the others.
+        let ratio = if trial.completes { times(trial.ratio) } else { "OOM".to_owned() };
+        table.add_row([
+            name,
+            trial.min_capacity_bytes.map_or_else(none, format_bytes),
+            format_bytes(trial.peak_reserved_bytes),
+            ratio,
+            time(trial.driver_us + trial.wait_us),
+        ]);
+    }
+    finished(table)
+}
+
 /// Why a policy's replay ended early, in a paragraph; nothing if it did not.
 pub(crate) fn stopped(metrics: &Metrics) -> Option<String> {
     let oom = metrics.oom.as_ref()?;
@@ -269,7 +287,7 @@ pub(crate) fn time(us: f64) -> String {
 }
 
 /// A percentage with as many digits as matter.
-fn percent(percent: f64) -> String {
+pub(crate) fn percent(percent: f64) -> String {
     match percent {
         _ if percent == 0.0 => "0".to_owned(),
         _ if percent < 0.005 => "<0.01%".to_owned(),

@@ -34,8 +34,10 @@
 //! | `report` | a page with memory over time, what lay where, and the figures |
 //! | `generate` | traces made from a seed |
 //! | `diagnose` | why a run died or wasted memory, and what would have helped |
+//! | `advise` | the best settings for a run, by search |
 #![forbid(unsafe_code)]
 
+mod advise;
 mod clock;
 mod diagnose;
 mod generate;
@@ -53,6 +55,9 @@ mod report;
 mod target;
 mod timeline;
 
+pub use advise::{
+    Advice, AdviseError, CapacityFrom, Effect, FamilyAdvice, Goal, Part, Question, Trial, advise,
+};
 pub use diagnose::{
     DeviceDiagnosis, Diagnosis, Failure, Finding, FindingKind, Holder, Remedy, diagnose,
 };

@@ -1,5 +1,6 @@
 //! The commands, one in each file.
 
+mod advise;
 mod compare;
 mod convert;
 mod diagnose;
@@ -8,6 +9,7 @@ mod min_capacity;
 mod policies;
 mod replay;
 
+pub(crate) use advise::run as advise;
 pub(crate) use compare::{compare, demo};
 pub(crate) use convert::convert;
 pub(crate) use diagnose::run as diagnose;
