@@ -4,7 +4,7 @@ use comfy_table::{
     CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle,
 };
 use drystone_core::config::format_bytes;
-use drystone_lab::{Holder, Metrics, MinCapacity, Recording, Remedy, Trial};
+use drystone_lab::{Holder, Metrics, MinCapacity, Pool, Recording, Remedy, Trial};
 use drystone_trace::Trace;
 
 use crate::output::columns;
@@ -202,6 +202,27 @@ pub(crate) fn holders(holders: &[Holder]) -> String {
         ]);
     }
     for column in table.column_iter_mut().take(3) {
+        column.set_cell_alignment(CellAlignment::Right);
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    table.to_string()
+}
+
+/// Private pools, a row each; of whose blocks they hold most the first.
+pub(crate) fn pools(pools: &[Pool]) -> String {
+    let mut table = new();
+    table.set_header(["pool", "reserved", "idle", "segments", "most is from"]);
+    for pool in pools {
+        let holder = pool.holders.first().and_then(|holder| holder.frame.clone());
+        table.add_row([
+            format!("({}, {})", pool.id.0, pool.id.1),
+            format_bytes(pool.reserved),
+            format_bytes(pool.idle),
+            grouped(pool.segments),
+            holder.unwrap_or_else(|| "not recorded".to_owned()),
+        ]);
+    }
+    for column in table.column_iter_mut().take(4) {
         column.set_cell_alignment(CellAlignment::Right);
         column.set_constraint(ColumnConstraint::ContentWidth);
     }

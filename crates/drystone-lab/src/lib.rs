@@ -59,7 +59,7 @@ pub use advise::{
     Advice, AdviseError, CapacityFrom, Effect, FamilyAdvice, Goal, Part, Question, Trial, advise,
 };
 pub use diagnose::{
-    DeviceDiagnosis, Diagnosis, Failure, Finding, FindingKind, Holder, Remedy, diagnose,
+    DeviceDiagnosis, Diagnosis, Failure, Finding, FindingKind, Holder, Pool, Remedy, diagnose,
 };
 pub use generate::{
     Allowed, GENERATORS, GenerateError, GeneratorInfo, GeneratorOption, GeneratorSpec,

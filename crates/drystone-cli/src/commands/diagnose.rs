@@ -73,6 +73,9 @@ fn tell_finding(number: usize, finding: &Finding, out: &mut dyn Write) -> Result
     if !finding.holders.is_empty() {
         writeln!(out, "{}", table::holders(&finding.holders))?;
     }
+    if !finding.pools.is_empty() {
+        writeln!(out, "{}", table::pools(&finding.pools))?;
+    }
     writeln!(out, "{}", table::paragraph(&format!("What helps: {}", finding.advice)))?;
     Ok(())
 }
@@ -81,6 +84,8 @@ fn title(kind: FindingKind) -> &'static str {
     match kind {
         FindingKind::Excess => "More memory is needed than there is",
         FindingKind::Limit => "A limit is set too low",
+        FindingKind::LimitTooHigh => "A limit is set too high",
+        FindingKind::SetAside => "Much was set aside, and little was left",
         FindingKind::OtherProcess => "Somebody else holds memory of the device",
         FindingKind::Fragmentation => "Fragmentation",
         FindingKind::Growth => "Memory grows from iteration to iteration",
@@ -94,7 +99,8 @@ fn title(kind: FindingKind) -> &'static str {
 fn tell_remedies(device: &DeviceDiagnosis, out: &mut dyn Write) -> Result<()> {
     let Some(before) = &device.as_it_was else { return Ok(()) };
     let on = device
-        .capacity_bytes
+        .limit_bytes
+        .or(device.capacity_bytes)
         .map_or_else(String::new, |bytes| format!(", with {}", format_bytes(bytes)));
     writeln!(out, "\n{} settings tried, each by a replay{on}:", device.tried)?;
     if device.remedies.is_empty() {
@@ -104,11 +110,20 @@ fn tell_remedies(device: &DeviceDiagnosis, out: &mut dyn Write) -> Result<()> {
         };
         return Ok(writeln!(out, "{}", table::paragraph(text))?);
     }
-    let shown = &device.remedies[..device.remedies.len().min(SHOWN)];
-    writeln!(out, "{}", table::remedies(before, shown))?;
-    writeln!(out, "To copy, the best first:")?;
-    for remedy in shown {
+    let (program, settings): (Vec<_>, Vec<_>) =
+        device.remedies.iter().cloned().partition(|remedy| remedy.changes_program);
+    let settings = &settings[..settings.len().min(SHOWN)];
+    let shown: Vec<_> = settings.iter().chain(&program).cloned().collect();
+    writeln!(out, "{}", table::remedies(before, &shown))?;
+    if !settings.is_empty() {
+        writeln!(out, "To copy, the best first:")?;
+    }
+    for remedy in settings {
         writeln!(out, "  {}", remedy.setting)?;
+    }
+    for remedy in program {
+        let text = format!("In the program: {}", remedy.setting);
+        writeln!(out, "{}", table::paragraph(&text))?;
     }
     Ok(())
 }

@@ -2,18 +2,19 @@
 //! fails, and what it holds.
 
 use crate::journal::Journal;
-use crate::policy::PolicySpec;
 use crate::replay::{Replayed, replay_with_journal};
 use crate::target::{ReplayError, SimTarget, Target};
-use drystone_trace::{Op, Run};
+use drystone_trace::Op;
 
+use super::Failure;
 use super::memory::Memory;
 use super::remedies::Remedy;
+use super::settings::Settings;
 use super::view::{Failed, MOST_CAPACITY, View, rounded};
-use super::{Failure, remedies};
 
 /// The replay, and what it did.
 pub(super) struct Baseline {
+    pub(super) settings: Settings,
     pub(super) replayed: Replayed,
     pub(super) journal: Journal,
     pub(super) remedy: Remedy,
@@ -24,11 +25,12 @@ impl Baseline {
         view: &View<'_>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self, ReplayError> {
-        let (policy, setting) = settings(view.run)?;
-        let target = target(view);
-        let (replayed, journal) = replay_with_journal(&view.trace, &policy, &target, progress)?;
-        let remedy = Remedy::of(setting, &replayed.metrics);
-        Ok(Baseline { replayed, journal, remedy })
+        let settings = Settings::of(view.run)?;
+        let target = target(view, &settings);
+        let (replayed, journal) =
+            replay_with_journal(&view.trace, &settings.policy, &target, progress)?;
+        let remedy = Remedy::of(settings.written.clone(), &replayed.metrics);
+        Ok(Baseline { settings, replayed, journal, remedy })
     }
 
     /// Whether the replay ran out of memory.
@@ -82,30 +84,14 @@ impl Baseline {
     }
 }
 
-/// The device that remedies are replayed on: of the capacity, or of all there can be.
-pub(super) fn target(view: &View<'_>) -> Target {
-    let capacity = view.capacity.unwrap_or(MOST_CAPACITY);
-    Target::Sim(SimTarget { capacity, ..SimTarget::default() })
+/// What the program may have, where a refusal shows it and the settings do not say it themselves.
+pub(super) fn limit(view: &View<'_>, settings: &Settings) -> Option<u64> {
+    view.limit.filter(|_| settings.fraction.is_none())
 }
 
-/// The recorded settings that say how memory is cached, as a policy and as they are written.
-fn settings(run: &Run) -> Result<(PolicySpec, String), ReplayError> {
-    let value = |name: &str| {
-        run.settings.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str())
-    };
-    let expandable = value("expandable_segments").eq_ignore_ascii_case("true");
-    let name = if expandable { "pytorch-expandable" } else { "pytorch" };
-    let mut keys = Vec::new();
-    // -1 stands for no limit; snapshots have bytes.
-    if let Ok(bytes) = value("max_split_size").parse::<u64>()
-        && (remedies::LEAST_SPLIT..MOST_CAPACITY).contains(&bytes)
-    {
-        keys.push(format!("max_split_size_mb={}", bytes >> 20));
-    }
-    let policy = remedies::policy(name, &keys.join(","))?;
-    let mut written = keys.join(",").replace('=', ":");
-    if expandable {
-        written = format!("expandable_segments:True,{written}").trim_end_matches(',').to_owned();
-    }
-    Ok((policy, if written.is_empty() { "as it was".to_owned() } else { written }))
+/// The device that remedies are replayed on: of what the program may have of the capacity, or of all
+/// there can be.
+pub(super) fn target(view: &View<'_>, settings: &Settings) -> Target {
+    let capacity = limit(view, settings).or(view.capacity).unwrap_or(MOST_CAPACITY);
+    Target::Sim(SimTarget { capacity, ..SimTarget::default() })
 }

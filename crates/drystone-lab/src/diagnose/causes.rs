@@ -7,17 +7,11 @@ use drystone_core::config::format_bytes;
 use super::baseline::Baseline;
 use super::holders::holders;
 use super::memory::Memory;
+use super::scaling::Scaling;
 use super::view::{Failed, View, rounded};
-use super::{Failure, Finding, FindingKind};
+use super::{Finding, FindingKind, limits};
 
 const MIB: u64 = 1 << 20;
-/// What PyTorch takes of the device for requests up to 1 MiB, and below 10 MiB.
-const SEGMENTS: [(u64, u64); 2] = [(MIB, 2 * MIB), (10 * MIB, 20 * MIB)];
-/// A driver refuses memory although a little of it is left.
-const SLACK: u64 = 32 * MIB;
-/// What a program uses of a device beside its allocator (the CUDA context, libraries) is below
-/// this, or below a 16th of the device.
-const CONTEXT: u64 = 1 << 30;
 /// Without a failure, less waste than this, or than a fifth of what is held, is not told of.
 const WASTE: u64 = 64 * MIB;
 
@@ -26,12 +20,14 @@ pub(super) fn findings(
     baseline: &Baseline,
     failed: Option<&Failed>,
 ) -> Vec<Finding> {
+    let high = limits::too_high(view, baseline);
     let Some(failed) = failed else {
-        return wasted(view, baseline).into_iter().collect();
+        return high.or_else(|| wasted(view, baseline)).into_iter().collect();
     };
-    let certain = excess(view).or_else(|| limit(&failed.told));
+    let fraction = baseline.settings.fraction;
+    let certain = excess(view).or_else(|| limits::too_low(view, &failed.told, fraction));
     let split = if certain.is_none() { fragmented(view, baseline, failed) } else { None };
-    certain.into_iter().chain(other_process(view)).chain(split).collect()
+    [certain, high, limits::other_process(view), split].into_iter().flatten().collect()
 }
 
 /// More is needed at once than there is.
@@ -39,17 +35,31 @@ fn excess(view: &View<'_>) -> Option<Finding> {
     let capacity = view.capacity?;
     let peak = view.peak.bytes;
     let missing = peak.checked_sub(capacity).filter(|&missing| missing > 0)?;
+    let mut text = format!(
+        "The program needs {} at once and there are {}: {} are missing. No allocator \
+         and no setting can hold that on the device.",
+        format_bytes(peak),
+        format_bytes(capacity),
+        format_bytes(missing)
+    );
+    let mut evidence = BTreeMap::from([("peak_live", peak), ("capacity", capacity)]);
+    if let Some(scaling) = Scaling::of(view) {
+        text += &halving(&scaling, peak, capacity);
+        evidence.extend([
+            ("constant", scaling.constant),
+            ("linear", scaling.linear),
+            ("quadratic", scaling.quadratic),
+            ("halved_peak", scaling.halved),
+            ("iterations_checked_count", scaling.checked),
+            ("off_percent", scaling.off_percent),
+        ]);
+    }
     Some(Finding {
         kind: FindingKind::Excess,
-        text: format!(
-            "The program needs {} at once and there are {}: {} are missing. No allocator \
-             and no setting can hold that on the device.",
-            format_bytes(peak),
-            format_bytes(capacity),
-            format_bytes(missing)
-        ),
-        evidence: BTreeMap::from([("peak_live", peak), ("capacity", capacity)]),
+        text,
+        evidence,
         holders: holders(view, &view.live_after(view.peak.event)),
+        pools: Vec::new(),
         advice: "Need less at once: a smaller batch or shorter sequences, recomputation of \
                  activations, a smaller type, or parts of the state on the \
                  host (Drystone's spill_limit does that with large blocks).",
@@ -57,54 +67,28 @@ fn excess(view: &View<'_>) -> Option<Finding> {
     })
 }
 
-/// The device had room for the segment, and yet it was refused.
-fn limit(failure: &Failure) -> Option<Finding> {
-    let free = failure.device_free.filter(|_| failure.recorded)?;
-    let segment = SEGMENTS.iter().find(|&&(most, _)| failure.asked <= most);
-    let segment = segment.map_or(failure.asked, |&(_, segment)| segment);
-    if free < segment.saturating_add(SLACK) {
-        return None;
-    }
-    Some(Finding {
-        kind: FindingKind::Limit,
-        text: format!(
-            "{} were asked for and refused although the device had {} free: a limit is set too \
-             low, not the memory too small.",
-            format_bytes(failure.asked),
-            format_bytes(free)
-        ),
-        evidence: BTreeMap::from([("asked", failure.asked), ("device_free", free)]),
-        holders: Vec::new(),
-        advice: "Raise what torch.cuda.set_per_process_memory_fraction, or a framework's \
-                 utilization setting, allows.",
-        bytes: free,
-    })
-}
-
-/// Much of the device was neither free nor the program's own.
-fn other_process(view: &View<'_>) -> Option<Finding> {
-    let total = view.said?;
-    let available = view.failure?.available()?;
-    let others = total.saturating_sub(available);
-    if others < CONTEXT.max(total / 16) {
-        return None;
-    }
-    Some(Finding {
-        kind: FindingKind::OtherProcess,
-        text: format!(
-            "Of {} the program's allocator held or could have had only {}. The other {} are held \
-             by another process, by another framework in this one, or by libraries (a CUDA \
-             context takes about half a GiB of it).",
-            format_bytes(total),
-            format_bytes(available),
-            format_bytes(others)
-        ),
-        evidence: BTreeMap::from([("total", total), ("available", available), ("others", others)]),
-        holders: Vec::new(),
-        advice: "Look at nvidia-smi for who else is there; keep other frameworks from taking the \
-                 device whole (XLA_PYTHON_CLIENT_PREALLOCATE=false, TF_FORCE_GPU_ALLOW_GROWTH=true).",
-        bytes: others,
-    })
+/// What halving would give, and how that is known.
+fn halving(scaling: &Scaling, peak: u64, capacity: u64) -> String {
+    let &Scaling { constant, linear, quadratic, halved, checked, off_percent } = scaling;
+    let what = match quadratic > linear / 16 {
+        true => "the length of the sequence (or another size whose square counts)",
+        false => "the batch (or another size that everything else follows)",
+    };
+    let squared = match quadratic {
+        0 => String::new(),
+        bytes => format!(", and {} its square", format_bytes(bytes)),
+    };
+    let fits = if halved <= capacity { "which fits" } else { "which is still too much" };
+    let plural = if checked == 1 { "" } else { "s" };
+    format!(
+        " Iterations of other sizes show how that scales: {} stay, {} follow the size of what is \
+         worked on{squared}. Halving {what} would take the peak from {} to about {}, {fits}. The \
+         rule gives the peak{plural} of {checked} other iteration{plural} to {off_percent}%.",
+        format_bytes(constant),
+        format_bytes(linear),
+        format_bytes(peak),
+        format_bytes(halved)
+    )
 }
 
 /// Enough was there, but not in one piece.
@@ -195,6 +179,7 @@ fn fragmentation(text: String, evidence: BTreeMap<&'static str, u64>, bytes: u64
         text,
         evidence,
         holders: Vec::new(),
+        pools: Vec::new(),
         advice: "Settings are tried below. Sizes that vary less from step to step, as with padding to a \
                  few lengths, help as well.",
         bytes,

@@ -1,5 +1,5 @@
 //! Findings that need no failure: what stays live grows, memory is held idle, frees wait for other
-//! streams, private pools hold much.
+//! streams.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use super::baseline::Baseline;
 use super::holders::holders;
 use super::memory::Memory;
 use super::view::View;
-use super::{Finding, FindingKind};
+use super::{Finding, FindingKind, pools};
 use crate::recording::Recording;
 
 const MIB: u64 = 1 << 20;
@@ -25,7 +25,7 @@ const WORTH: u64 = 16 * MIB;
 const IDLE: u64 = 64 * MIB;
 
 pub(super) fn findings(view: &View<'_>, baseline: &Baseline) -> Vec<Finding> {
-    let all = [growth(view), idle(view, baseline), pending(view), private_pools(view)];
+    let all = [growth(view), idle(view, baseline), pending(view), pools::finding(view)];
     all.into_iter().flatten().collect()
 }
 
@@ -118,6 +118,7 @@ fn growth(view: &View<'_>) -> Option<Finding> {
             ("time_us", passed),
         ]),
         holders: holders(view, &stayed),
+        pools: Vec::new(),
         advice: "Look for what keeps tensors alive: a list of losses or outputs (append \
                  loss.item() or x.detach()), a retained graph, a cache without a bound.",
         bytes: rise,
@@ -152,6 +153,7 @@ fn idle(view: &View<'_>, baseline: &Baseline) -> Option<Finding> {
         ),
         evidence,
         holders: Vec::new(),
+        pools: Vec::new(),
         advice: "Call torch.cuda.empty_cache() between the phases if others need the memory; the \
                  program itself does not.",
         bytes: cached,
@@ -215,41 +217,9 @@ fn pending(view: &View<'_>) -> Option<Finding> {
             ("pending_blocks_count", waiting.len() as u64),
         ]),
         holders: holders(view, &waiting),
+        pools: Vec::new(),
         advice: "record_stream keeps a block until the other stream has come that far: let the host \
                  run less far ahead (fewer batches prefetched), or wait for an event and free then.",
         bytes,
-    })
-}
-
-/// Private pools hold much, which nobody but them can use.
-fn private_pools(view: &View<'_>) -> Option<Finding> {
-    let segments = || view.run.segments.iter().filter(|segment| segment.device == view.device);
-    let private = || segments().filter(|segment| segment.segment_pool_id != (0, 0));
-    let all = Memory::of_segments(segments());
-    let memory = Memory::of_segments(private());
-    if memory.held < IDLE.max(all.held / 4) {
-        return None;
-    }
-    let pools: BTreeSet<_> = private().map(|segment| segment.segment_pool_id).collect();
-    Some(Finding {
-        kind: FindingKind::PrivatePools,
-        text: format!(
-            "{} private pools, as those of captured graphs, hold {} of the {} reserved at the end, \
-             {} of it free. Only they can use it, and it is not given back while they live.",
-            pools.len(),
-            format_bytes(memory.held),
-            format_bytes(all.held),
-            format_bytes(memory.free)
-        ),
-        evidence: BTreeMap::from([
-            ("pools_count", pools.len() as u64),
-            ("private_reserved", memory.held),
-            ("private_free", memory.free),
-            ("reserved", all.held),
-        ]),
-        holders: Vec::new(),
-        advice: "Capture fewer shapes, the largest first, and let graphs that do not run at the \
-                 same time share a pool (torch.cuda.graph(pool=…)).",
-        bytes: memory.held,
     })
 }

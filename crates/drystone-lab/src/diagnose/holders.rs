@@ -32,6 +32,11 @@ pub(super) fn holders(view: &View<'_>, blocks: &[(u32, u64)]) -> Vec<Holder> {
         let holder = by_stack.entry(view.stack_of(block)).or_default();
         holder.add(size, 1, size);
     }
+    holders_of(run, by_stack)
+}
+
+/// The holders of blocks, given by the stack that asked for them: largest sum first.
+pub(super) fn holders_of(run: &Run, by_stack: HashMap<StackId, Holder>) -> Vec<Holder> {
     let mut by_frame: HashMap<Option<String>, Holder> = HashMap::new();
     for (stack, sum) in by_stack {
         let frame = frame(run, stack);
@@ -46,7 +51,7 @@ pub(super) fn holders(view: &View<'_>, blocks: &[(u32, u64)]) -> Vec<Holder> {
 }
 
 impl Holder {
-    fn add(&mut self, bytes: u64, blocks: u64, largest: u64) {
+    pub(super) fn add(&mut self, bytes: u64, blocks: u64, largest: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
         self.blocks += blocks;
         self.largest = self.largest.max(largest);
@@ -54,7 +59,7 @@ impl Holder {
 }
 
 /// The innermost Python frame of the program itself, or else the innermost one at all.
-fn frame(run: &Run, stack: StackId) -> Option<String> {
+pub(super) fn frame(run: &Run, stack: StackId) -> Option<String> {
     let python = |file: &str| file.ends_with(".py");
     let library = |file: &str| {
         file.starts_with("torch/") || file.contains("/torch/") || file.contains("-packages/")

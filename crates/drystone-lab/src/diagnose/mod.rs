@@ -4,19 +4,31 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `view` | what one device was asked for; requests that failed are put in as if they had been met |
+//! | `settings` | the recorded settings |
 //! | `baseline` | PyTorch's own allocator on that, with the recorded settings |
 //! | `memory` | what is held and free at a moment: how much, and the largest piece |
 //! | `holders` | who holds blocks, by Python frame |
+//! | `laps` | where the run repeats itself, and where it begins something else |
 //! | `causes` | the findings that follow from a request that failed |
-//! | `habits` | those that need no failure: growth, idle cache, pending frees, private pools |
+//! | `scaling` | what halving the size of what is worked on would give |
+//! | `limits` | limits too low or too high, and others on the device |
+//! | `habits` | findings that need no failure: growth, idle cache, pending frees |
+//! | `pools` | private pools |
 //! | `remedies` | settings and allocators, tried |
+//! | `emptying` | emptying the cache between phases, as one of them |
 
 mod baseline;
 mod causes;
+mod emptying;
 mod habits;
 mod holders;
+mod laps;
+mod limits;
 mod memory;
+mod pools;
 mod remedies;
+mod scaling;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -30,6 +42,7 @@ use serde::Serialize;
 use crate::target::ReplayError;
 use baseline::Baseline;
 pub use holders::Holder;
+pub use pools::Pool;
 pub use remedies::Remedy;
 pub(crate) use view::View;
 
@@ -57,6 +70,9 @@ pub struct DeviceDiagnosis {
     /// The memory that the program could have: what was said, or else what it held and what was
     /// free when a request failed. None if neither is known.
     pub capacity_bytes: Option<u64>,
+    /// The most that a limit let the program hold of it, about, where a request was refused although
+    /// the device had room; replays are with that.
+    pub limit_bytes: Option<u64>,
     /// The most bytes in blocks at once, each rounded to 512 B as PyTorch does; with requests that
     /// failed.
     pub peak_live_bytes: u64,
@@ -101,6 +117,10 @@ pub enum FindingKind {
     Limit,
     /// Somebody else holds memory of the device.
     OtherProcess,
+    /// The program may have, or keeps, more than leaves room for others.
+    LimitTooHigh,
+    /// The program set so much aside for later that something small did not fit any more.
+    SetAside,
     /// Enough was reserved and free, but not in one piece.
     Fragmentation,
     /// What stays live rises from iteration to iteration.
@@ -124,6 +144,9 @@ pub struct Finding {
     pub evidence: BTreeMap<&'static str, u64>,
     /// Who holds the blocks that it is about, largest first; empty if it is not about blocks.
     pub holders: Vec<Holder>,
+    /// The private pools, the one that holds most first; empty if it is not about them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<Pool>,
     /// What a person can do; what a replay can show is in the remedies instead.
     pub advice: &'static str,
     /// Bytes that it explains; findings that are as likely are sorted by this.
@@ -148,26 +171,28 @@ pub fn diagnose(
 }
 
 fn one(view: View<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<DeviceDiagnosis, ReplayError> {
-    let plan = remedies::PLAN + 1;
     let events = view.trace.events.len() as u64;
-    let mut progress = |replay: u64, done: usize| {
-        progress(replay * events + done as u64, plan * events);
-    };
-    let baseline = Baseline::of(&view, &mut |done| progress(0, done))?;
+    // The first replay is told of as one part in this many.
+    const PARTS: u64 = 16;
+    let baseline = Baseline::of(&view, &mut |done| progress(done as u64, PARTS * events))?;
     let failure = view.failure.or(baseline.failure(&view));
     let mut findings = causes::findings(&view, &baseline, failure.as_ref());
     findings.extend(habits::findings(&view, &baseline));
     findings.sort_by_key(|found| (found.kind.rank(), Reverse(found.bytes)));
 
+    let limit_bytes = baseline::limit(&view, &baseline.settings);
     let hopeless = findings.iter().any(|found| found.kind == FindingKind::Excess);
     let (mut as_it_was, mut tried, mut found) = (None, 0, Vec::new());
     if !findings.is_empty() && !hopeless && view.peak.bytes > 0 {
-        (found, tried) = remedies::tried(&view, &baseline, &mut |n, done| progress(n + 1, done))?;
+        let rest = (PARTS - 1) * events;
+        let mut told = |part| progress(events + (part * rest as f64) as u64, PARTS * events);
+        (found, tried) = remedies::tried(&view, &baseline, &mut told)?;
         as_it_was = Some(baseline.remedy);
     }
     Ok(DeviceDiagnosis {
         device: view.device,
         capacity_bytes: view.capacity,
+        limit_bytes,
         peak_live_bytes: view.peak.bytes,
         failure: failure.map(|failed| failed.told),
         findings,
@@ -182,7 +207,11 @@ impl FindingKind {
     /// have caused.
     fn rank(self) -> u8 {
         match self {
-            FindingKind::Excess | FindingKind::Limit | FindingKind::OtherProcess => 0,
+            FindingKind::Excess
+            | FindingKind::Limit
+            | FindingKind::LimitTooHigh
+            | FindingKind::SetAside
+            | FindingKind::OtherProcess => 0,
             FindingKind::Fragmentation | FindingKind::Growth | FindingKind::PendingFrees => 1,
             FindingKind::IdleCache | FindingKind::PrivatePools => 2,
         }

@@ -1,18 +1,23 @@
 //! Settings and other allocators, each replayed on the same requests with the same memory.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
 use serde::Serialize;
 
 use super::baseline::{Baseline, target};
+use super::emptying::Emptying;
 use super::view::View;
 use crate::metrics::Metrics;
 use crate::policy::PolicySpec;
 use crate::replay::replay;
-use crate::target::ReplayError;
+use crate::target::{ReplayError, Target};
 
-/// PyTorch takes no smaller `max_split_size_mb` than its large segments, in bytes.
-pub(super) const LEAST_SPLIT: u64 = 20 << 20;
 /// A remedy that completes no better is worth telling if it holds this part less.
 const WORTH: f64 = 0.98;
+/// The most replays at once: each holds the blocks of the run.
+const MOST_THREADS: usize = 8;
 
 /// One allocator with its settings, and what a replay with them gave. Sizes are in bytes, times in
 /// microseconds.
@@ -20,7 +25,10 @@ const WORTH: f64 = 0.98;
 pub struct Remedy {
     /// What to set or run, to be copied.
     pub setting: String,
-    /// The policy that was replayed, as on the command line of `drystone replay`.
+    /// Whether the program itself has to be changed for it.
+    pub changes_program: bool,
+    /// The policy that was replayed, as on the command line of `drystone replay`; what a replay
+    /// there has not, as emptying the cache, follows ` + `.
     pub policy: String,
     /// Whether the run completes.
     pub completes: bool,
@@ -34,6 +42,7 @@ impl Remedy {
     pub(super) fn of(setting: String, metrics: &Metrics) -> Self {
         Remedy {
             setting,
+            changes_program: false,
             policy: metrics.label(),
             completes: metrics.oom.is_none(),
             peak_reserved_bytes: metrics.peak_reserved_bytes,
@@ -42,9 +51,9 @@ impl Remedy {
     }
 }
 
-/// What is tried: the policy, its options, and what a person sets. Garbage collection works only
-/// under a limit, so that one is set which takes next to nothing away.
-const CANDIDATES: [(&str, &str, &str); 13] = [
+/// What is tried always: the policy, its options, and what a person sets. Garbage collection works
+/// only under a limit, so that one is set which takes next to nothing away.
+const ALWAYS: [(&str, &str, &str); 13] = [
     ("pytorch-expandable", "", "PYTORCH_ALLOC_CONF=expandable_segments:True"),
     ("pytorch", "max_split_size_mb=32", ""),
     ("pytorch", "max_split_size_mb=64", ""),
@@ -60,8 +69,8 @@ const CANDIDATES: [(&str, &str, &str); 13] = [
     ("drystone", "reserve=lean", "python -m drystone run --config reserve:lean train.py"),
 ];
 
-/// How many are tried.
-pub(super) const PLAN: u64 = CANDIDATES.len() as u64;
+/// The name of a step that a policy's options cannot say.
+const EMPTIED: &str = "empty_cache";
 
 /// A policy by name, with options.
 pub(super) fn policy(name: &str, options: &str) -> Result<PolicySpec, ReplayError> {
@@ -70,32 +79,121 @@ pub(super) fn policy(name: &str, options: &str) -> Result<PolicySpec, ReplayErro
     text.parse().map_err(|why| ReplayError::Start { policy: text.clone(), why: format!("{why}") })
 }
 
-/// Replays all; those that helped, best first, and how many were tried. `progress` is told which
-/// replay, and how many events are done in it.
+/// Something to try.
+struct Candidate {
+    policy: PolicySpec,
+    setting: String,
+    /// Whether the cache is emptied between phases.
+    empties: bool,
+}
+
+/// All that is tried. A limit that was set stays, but for the candidate that lifts it.
+fn plan(view: &View<'_>, baseline: &Baseline) -> Result<Vec<Candidate>, ReplayError> {
+    let limit = baseline.settings.fraction;
+    let mut plan = Vec::new();
+    for (name, options, setting) in ALWAYS {
+        let mut options = options.to_owned();
+        let mut setting = setting.to_owned();
+        if setting.is_empty() {
+            setting = format!("PYTORCH_ALLOC_CONF={}", options.replace('=', ":"));
+        }
+        if let Some(limit) = limit.filter(|limit| *limit < 0.99) {
+            let key = "per_process_memory_fraction=";
+            options = options.replace(&format!(",{key}0.99"), "");
+            let comma = if options.is_empty() { "" } else { "," };
+            options += &format!("{comma}{key}{limit}");
+            setting = setting.replace("_fraction:0.99", &format!("_fraction:{limit}"));
+        }
+        plan.push(Candidate { policy: policy(name, &options)?, setting, empties: false });
+    }
+    if limit.is_some() {
+        let setting = "PYTORCH_ALLOC_CONF=per_process_memory_fraction:1".to_owned();
+        plan.push(Candidate { policy: policy("pytorch", "")?, setting, empties: false });
+    }
+    if let Some(emptying) = Emptying::of(view) {
+        let setting = format!("torch.cuda.empty_cache() {}", emptying.places);
+        let policy = emptying.on(&baseline.settings.policy);
+        plan.push(Candidate { policy, setting, empties: true });
+    }
+    Ok(plan)
+}
+
+/// Replays all; those that helped, best first, and how many were tried. `progress` is told how many
+/// replays and parts of replays of how many are done.
 pub(super) fn tried(
     view: &View<'_>,
     baseline: &Baseline,
-    progress: &mut dyn FnMut(u64, usize),
+    progress: &mut dyn FnMut(f64),
 ) -> Result<(Vec<Remedy>, usize), ReplayError> {
+    let plan = plan(view, baseline)?;
+    let replayed = all(view, &plan, &target(view, &baseline.settings), progress);
     let before = &baseline.remedy;
     let mut helped = Vec::new();
-    for (number, (name, options, setting)) in (0..).zip(CANDIDATES) {
-        let policy = policy(name, options)?;
-        let replayed =
-            replay(&view.trace, &policy, &target(view), &mut |done| progress(number, done))?;
-        let setting = match setting {
-            "" => format!("PYTORCH_ALLOC_CONF={}", options.replace('=', ":")),
-            setting => setting.to_owned(),
-        };
-        let remedy = Remedy::of(setting, &replayed.metrics);
+    for (candidate, metrics) in plan.iter().zip(replayed) {
+        let mut remedy = Remedy::of(candidate.setting.clone(), &metrics?);
+        if candidate.empties {
+            remedy.changes_program = true;
+            remedy.policy += &format!(" + {EMPTIED}");
+        }
         let less = (remedy.peak_reserved_bytes as f64) < WORTH * before.peak_reserved_bytes as f64;
         if remedy.completes && remedy.policy != before.policy && (!before.completes || less) {
             helped.push(remedy);
         }
     }
+    // What can be had without work stands first.
     helped.sort_by(|a, b| {
-        let less = a.peak_reserved_bytes.cmp(&b.peak_reserved_bytes);
-        less.then(a.driver_us.total_cmp(&b.driver_us))
+        let key = |of: &Remedy| (of.changes_program, of.peak_reserved_bytes);
+        key(a).cmp(&key(b)).then(a.driver_us.total_cmp(&b.driver_us))
     });
-    Ok((helped, CANDIDATES.len()))
+    Ok((helped, plan.len()))
+}
+
+/// What a thread says of its replay.
+enum Told {
+    At(usize),
+    Done(Box<Result<Metrics, ReplayError>>),
+}
+
+/// The figures of all, in order, from as many threads as the machine runs.
+fn all(
+    view: &View<'_>,
+    plan: &[Candidate],
+    target: &Target,
+    progress: &mut dyn FnMut(f64),
+) -> Vec<Result<Metrics, ReplayError>> {
+    let trace = &view.trace;
+    let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
+    let (next, (tell, told)) = (AtomicUsize::new(0), mpsc::channel());
+    let mut done = vec![0; plan.len()];
+    let mut found: Vec<Option<_>> = plan.iter().map(|_| None).collect();
+    thread::scope(|scope| {
+        for _ in 0..threads.min(plan.len()) {
+            let (tell, next) = (tell.clone(), &next);
+            scope.spawn(move || {
+                while let number = next.fetch_add(1, Ordering::Relaxed)
+                    && let Some(candidate) = plan.get(number)
+                {
+                    // The one who listens is there until all have ended.
+                    let say = |what| tell.send((number, what)).unwrap_or(());
+                    let replayed =
+                        replay(trace, &candidate.policy, target, &mut |n| say(Told::At(n)));
+                    say(Told::Done(Box::new(replayed.map(|replayed| replayed.metrics))));
+                }
+            });
+        }
+        drop(tell);
+        for (number, what) in told {
+            match what {
+                Told::At(events) => done[number] = events,
+                Told::Done(result) => {
+                    done[number] = trace.events.len();
+                    found[number] = Some(*result);
+                }
+            }
+            let part = done.iter().sum::<usize>() as f64 / trace.events.len().max(1) as f64;
+            progress(part / plan.len() as f64);
+        }
+    });
+    // Each was told before its thread ended.
+    found.into_iter().flatten().collect()
 }

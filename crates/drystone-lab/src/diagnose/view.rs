@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use drystone_trace::{Event, NO_BLOCK, Op, Run, StackId, Trace};
 
-use super::Failure;
+use super::{Failure, limits};
 
 /// PyTorch's granule: blocks are multiples of it.
 const GRANULE: u64 = 512;
@@ -40,6 +40,8 @@ pub(crate) struct View<'a> {
     /// The events of the device, with failed requests as blocks.
     pub(crate) trace: Trace,
     pub(crate) capacity: Option<u64>,
+    /// The most that a limit let the program hold, about, where a refused request shows one.
+    pub(super) limit: Option<u64>,
     /// What was said about the capacity, whatever the recording shows.
     pub(super) said: Option<u64>,
     /// The last request that failed in the recording.
@@ -68,6 +70,7 @@ impl<'a> View<'a> {
             device,
             trace,
             capacity: said,
+            limit: None,
             said,
             failure: None,
             peak: Peak::default(),
@@ -76,6 +79,8 @@ impl<'a> View<'a> {
         view.fill();
         let available = view.failure.and_then(|failed| failed.available());
         view.capacity = said.or(available).filter(|bytes| (1..=MOST_CAPACITY).contains(bytes));
+        let allowed = view.failure.and_then(|failed| limits::allowed(&failed.told));
+        view.limit = allowed.filter(|&bytes| view.capacity.is_some_and(|all| bytes < all));
         view
     }
 

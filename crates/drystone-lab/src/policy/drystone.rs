@@ -68,6 +68,14 @@ impl Policy for Drystone {
         self.allocator.free(address).map_err(|error| error.to_string())
     }
 
+    fn empty_cache(&mut self) -> Result<bool, Refusal> {
+        for device in (0..self.allocator.device_count()).map(DeviceId) {
+            let done = self.allocator.empty_cache(device);
+            done.map_err(|error| Refusal::Broken(error.to_string().into()))?;
+        }
+        Ok(true)
+    }
+
     fn block_bytes(&self, address: u64) -> Option<u64> {
         self.allocator.block_info(address).ok().map(|block| block.size)
     }

@@ -63,6 +63,12 @@ pub trait Policy {
     /// what is wrong.
     fn free(&mut self, address: u64) -> Result<(), String>;
 
+    /// Gives back to the device what is cached, as `torch.cuda.empty_cache()` does. Whether the
+    /// policy has such a step.
+    fn empty_cache(&mut self) -> Result<bool, Refusal> {
+        Ok(false)
+    }
+
     /// Bytes that the block at `address` occupies, what rounding adds among them; `None` where the
     /// policy does not tell.
     fn block_bytes(&self, address: u64) -> Option<u64> {

@@ -105,6 +105,13 @@ impl Policy for PyTorch {
         Ok(())
     }
 
+    fn empty_cache(&mut self) -> Result<bool, Refusal> {
+        for device in &mut self.devices {
+            device.release_all().map_err(|error| refused(error.into()))?;
+        }
+        Ok(true)
+    }
+
     fn block_bytes(&self, address: u64) -> Option<u64> {
         let &(device, block) = self.live.get(&address)?;
         Some(self.devices[device as usize].block_bytes(block))
