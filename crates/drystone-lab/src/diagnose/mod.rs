@@ -210,9 +210,11 @@ impl FindingKind {
             FindingKind::Excess
             | FindingKind::Limit
             | FindingKind::LimitTooHigh
-            | FindingKind::SetAside
             | FindingKind::OtherProcess => 0,
-            FindingKind::Fragmentation | FindingKind::Growth | FindingKind::PendingFrees => 1,
+            FindingKind::SetAside
+            | FindingKind::Fragmentation
+            | FindingKind::Growth
+            | FindingKind::PendingFrees => 1,
             FindingKind::IdleCache | FindingKind::PrivatePools => 2,
         }
     }

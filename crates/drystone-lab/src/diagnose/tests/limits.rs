@@ -112,8 +112,8 @@ fn engine(function: &str, cache: u64, asked: u64, frees: bool) -> Run {
 #[test]
 fn what_was_set_aside_for_a_cache_is_told_of() {
     let found = diagnosed(&engine("allocate_kv_cache", 10 * GIB, 512 * MIB, false), None);
-    assert_eq!(kinds(&found), [FindingKind::SetAside, FindingKind::Excess]);
-    let high = &found.findings[0];
+    assert_eq!(kinds(&found), [FindingKind::Excess, FindingKind::SetAside]);
+    let high = &found.findings[1];
     assert_eq!((high.bytes, high.evidence["missing"]), (10 * GIB, 412 * MIB));
     assert!(high.text.contains("At least 412.00 MiB have to be left for it"), "{}", high.text);
     assert_eq!(high.holders[0].frame.as_deref(), Some("/app/engine.py:17 allocate_kv_cache"));
