@@ -27,6 +27,7 @@ pub(crate) fn text(bytes: &[u8]) -> &str {
 }
 
 /// Two blocks of 32 MiB at once, one freed.
+#[allow(dead_code, reason = "not every test file needs a trace of its own")]
 pub(crate) fn small_trace(folder: &Path) -> PathBuf {
     let path = folder.join("small.csv");
     let csv = "t_us,op,id,size,stream\n0,a,0,33554432,0\n1000,a,1,33554432,0\n\
