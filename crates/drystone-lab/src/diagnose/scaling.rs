@@ -81,11 +81,12 @@ impl Scaling {
         let (_, powers) = found?;
         let mut sums = [0u64; 3];
         for (block, &power) in asked.iter().zip(&powers).filter(|(block, _)| block.at_peak) {
-            sums[power as usize] += block.bytes;
+            let sum = &mut sums[power as usize];
+            *sum = sum.saturating_add(block.bytes);
         }
         let [_, linear, quadratic] = sums;
         Some(Scaling {
-            constant: view.peak.bytes.saturating_sub(linear + quadratic),
+            constant: view.peak.bytes.saturating_sub(linear.saturating_add(quadratic)),
             linear,
             quadratic,
             halved: peak(view, &top.events, &powers, 0.5).bytes(),
@@ -152,25 +153,28 @@ fn matched(view: &View<'_>, asked: &[Asked], top: &Lap, other: &Lap) -> Option<V
 
 /// The ratio of sizes, and with which power of it each block goes.
 fn powers(blocks: &[Block]) -> Option<(f64, Vec<u32>)> {
-    let all: u64 = blocks.iter().filter(|block| block.at_peak).map(|block| block.bytes).sum();
+    let at_peak = blocks.iter().filter(|block| block.at_peak);
+    let all: f64 = at_peak.map(|block| block.bytes as f64).sum();
     let mut by_ratio: HashMap<i64, u64> = HashMap::new();
     for block in blocks.iter().filter(|block| block.at_peak) {
         if let Some(ratio) = block.ratio().filter(|ratio| ratio.abs() >= LEAST_RATIO) {
-            *by_ratio.entry((ratio / STEP).round() as i64).or_default() += block.bytes;
+            let bytes = by_ratio.entry((ratio / STEP).round() as i64).or_default();
+            *bytes = block.bytes.saturating_add(*bytes);
         }
     }
     let mut ratios: Vec<_> = by_ratio.into_iter().map(|(step, bytes)| (bytes, step)).collect();
     ratios.sort_unstable_by_key(|&(bytes, step)| (std::cmp::Reverse(bytes), step.abs(), step));
-    let mut best: Option<(u64, f64, Vec<u32>)> = None;
+    let mut best: Option<(u128, f64, Vec<u32>)> = None;
     for (_, step) in ratios.into_iter().take(4) {
         let ratio = step as f64 * STEP;
-        let (mut explained, mut powers) = (0, Vec::with_capacity(blocks.len()));
+        let (mut explained, mut powers) = (0u128, Vec::with_capacity(blocks.len()));
         for block in blocks {
             let power = block.power(ratio);
-            explained += if block.at_peak && power.is_some() { block.bytes } else { 0 };
+            let counts = block.at_peak && power.is_some();
+            explained += if counts { u128::from(block.bytes) } else { 0 };
             powers.push(power.unwrap_or(0));
         }
-        let better = |&(bytes, before, _): &(u64, f64, _)| {
+        let better = |&(bytes, before, _): &(u128, f64, _)| {
             explained > bytes || explained == bytes && ratio.abs() < before.abs()
         };
         if best.as_ref().is_none_or(better) {
@@ -184,7 +188,7 @@ fn powers(blocks: &[Block]) -> Option<(f64, Vec<u32>)> {
         scaled += block.bytes as f64;
         sum += block.bytes as f64 * block.ratio().unwrap_or(ratio) / f64::from(power);
     }
-    let enough = explained as f64 >= EXPLAINED * all as f64 && scaled >= SCALES * all as f64;
+    let enough = explained as f64 >= EXPLAINED * all && scaled >= SCALES * all;
     // What was found in steps, as the mean of those that it is about.
     enough.then(|| ((sum / scaled).exp(), powers))
 }

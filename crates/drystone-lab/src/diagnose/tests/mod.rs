@@ -367,3 +367,32 @@ fn the_same_run_gives_the_same_json() {
     assert!(first.starts_with(begins), "{first}");
     assert!(first.contains("\"kind\":\"fragmentation\""), "{first}");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn no_run_makes_it_panic(
+        operations in proptest::collection::vec((0u8..9, 0usize..8, 0u32..60), 0..120),
+        repeats in 1usize..6,
+        capacity in proptest::option::of(20u32..45),
+    ) {
+        let mut script = Script::default();
+        let mut live = Vec::new();
+        for &(operation, which, power) in operations.iter().cycle().take(repeats * operations.len()) {
+            match operation {
+                0..4 => live.push(script.alloc((1u64 << power) + which as u64)),
+                4..7 if !live.is_empty() => script.free(live.remove(which % live.len())),
+                7 => script.fail(1 << power),
+                _ => script.line(format_args!("{},,{},0,0", ["S", "R"][which % 2], 1u64 << power)),
+            }
+        }
+        let mut run = script.run();
+        if run.trace.events.iter().any(|event| event.op == Op::OutOfMemory) {
+            failed(&mut run, 1 << 30, 1 << 28);
+        }
+        let said = capacity.map(|power| 1u64 << power);
+        let first = diagnose(&run, said, &mut |_, _| {}).unwrap();
+        proptest::prop_assert_eq!(first, diagnose(&run, said, &mut |_, _| {}).unwrap());
+    }
+}
