@@ -9,6 +9,8 @@ import torch
 DEVICE = 4 << 30
 OTHERS = 1 << 30
 LAYERS, WIDTH, HEADS, SPAN = 24, 1024, 16, 12
+#: Whether the cache is emptied after each call.
+EMPTIED = False
 empty = partial(torch.empty, device="cuda")
 
 
@@ -71,4 +73,6 @@ def main():
     model = [empty(30_000, WIDTH), *layers]
     for _ in range(70):
         predict(draw.randint(4, 28), draw.randint(40, 380), draw.randint(3, 25))
+        if EMPTIED:
+            torch.cuda.empty_cache()
     return model
