@@ -95,6 +95,28 @@ fn a_snapshot_as_json_is_diagnosed_like_the_pickle() {
     assert_eq!(text(&told("stanza_pos.json")), text(&told(&snapshot)));
 }
 
+/// A program whose texts have up to 512 words, and the same with 256: the square of that counts.
+#[test]
+fn halving_gives_what_the_program_needs_when_it_is_halved() {
+    let folder = folder();
+    let told = |name: &str| -> Value {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../traces/cases").join(name);
+        let arguments = ["diagnose", path.to_str().unwrap(), "--capacity", "12GiB", "--json"];
+        serde_json::from_slice(&drystone(folder.path(), &arguments).stdout).unwrap()
+    };
+    let whole = told("deepke.dst");
+    let excess = &whole["devices"][0]["findings"][0];
+    assert_eq!(excess["kind"], "excess");
+    let said = excess["evidence"]["halved_peak"].as_f64().unwrap();
+    let is = told("deepke-256.dst")["devices"][0]["peak_live_bytes"].as_f64().unwrap();
+    assert!((said / is - 1.0).abs() < 0.01, "{said} was said, {is} it is");
+    assert!(excess["text"].as_str().unwrap().contains("Halving the length of the sequence"));
+    // The moment of death shows it as well.
+    let death = told("deepke.pickle.xz");
+    let findings = death["devices"][0]["findings"].as_array().unwrap();
+    assert!(findings.iter().any(|found| found["evidence"]["halved_peak"].is_u64()), "{death}");
+}
+
 #[test]
 fn private_pools_are_listed_one_by_one() {
     let folder = folder();

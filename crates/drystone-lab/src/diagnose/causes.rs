@@ -43,17 +43,7 @@ fn excess(view: &View<'_>) -> Option<Finding> {
         format_bytes(missing)
     );
     let mut evidence = BTreeMap::from([("peak_live", peak), ("capacity", capacity)]);
-    if let Some(scaling) = Scaling::of(view) {
-        text += &halving(&scaling, peak, capacity);
-        evidence.extend([
-            ("constant", scaling.constant),
-            ("linear", scaling.linear),
-            ("quadratic", scaling.quadratic),
-            ("halved_peak", scaling.halved),
-            ("iterations_checked_count", scaling.checked),
-            ("off_percent", scaling.off_percent),
-        ]);
-    }
+    halving(view, capacity, &mut text, &mut evidence);
     Some(Finding {
         kind: FindingKind::Excess,
         text,
@@ -67,9 +57,23 @@ fn excess(view: &View<'_>) -> Option<Finding> {
     })
 }
 
-/// What halving would give, and how that is known.
-fn halving(scaling: &Scaling, peak: u64, capacity: u64) -> String {
-    let &Scaling { constant, linear, quadratic, halved, checked, off_percent } = scaling;
+/// Adds what halving would give, and how that is known, where the run shows it.
+fn halving(
+    view: &View<'_>,
+    capacity: u64,
+    text: &mut String,
+    evidence: &mut BTreeMap<&'static str, u64>,
+) {
+    let Some(scaling) = Scaling::of(view) else { return };
+    let Scaling { constant, linear, quadratic, halved, checked, off_percent } = scaling;
+    evidence.extend([
+        ("constant", constant),
+        ("linear", linear),
+        ("quadratic", quadratic),
+        ("halved_peak", halved),
+        ("iterations_checked_count", checked),
+        ("off_percent", off_percent),
+    ]);
     let what = match quadratic > linear / 16 {
         true => "the length of the sequence (or another size whose square counts)",
         false => "the batch (or another size that everything else follows)",
@@ -80,15 +84,15 @@ fn halving(scaling: &Scaling, peak: u64, capacity: u64) -> String {
     };
     let fits = if halved <= capacity { "which fits" } else { "which is still too much" };
     let plural = if checked == 1 { "" } else { "s" };
-    format!(
-        " Iterations of other sizes show how that scales: {} stay, {} follow the size of what is \
-         worked on{squared}. Halving {what} would take the peak from {} to about {}, {fits}. The \
-         rule gives the peak{plural} of {checked} other iteration{plural} to {off_percent}%.",
+    *text += &format!(
+        " Iterations of other sizes show how what is needed scales: {} stay, {} follow the size of \
+         what is worked on{squared}. Halving {what} would take the peak from {} to about {}, {fits}. \
+         The rule gives the peak{plural} of {checked} other iteration{plural} to {off_percent}%.",
         format_bytes(constant),
         format_bytes(linear),
-        format_bytes(peak),
+        format_bytes(view.peak.bytes),
         format_bytes(halved)
-    )
+    );
 }
 
 /// Enough was there, but not in one piece.
@@ -132,6 +136,10 @@ fn fragmented(view: &View<'_>, baseline: &Baseline, failed: &Failed) -> Option<F
         }
     }
     text += ". The memory was there, but not in one piece.";
+    // Where nearly all was needed, order alone does not help for long.
+    if let Some(capacity) = view.capacity.filter(|&all| view.peak.bytes >= all / 10 * 9) {
+        halving(view, capacity, &mut text, &mut evidence);
+    }
     Some(fragmentation(text, evidence, free))
 }
 
