@@ -292,6 +292,12 @@ fn run(options: &Options) -> Result<bool, Failure> {
         .iter()
         .map(|&call| format!("\"{}\":{}", call.name(), calls.calls_of(call)))
         .collect();
+    if after != before {
+        eprintln!(
+            "stamp: {before} bytes of the device were free before, {after} after: memory was not given \
+             back, or other programs took or gave back some on this device meanwhile"
+        );
+    }
     println!(
         "{{\"device\":\"{}\",\"operations\":{},\"streams\":{},\"limit_mib\":{},\"peak_live_bytes\":{},\
          \"spin_us\":{},\"seed\":{},\
