@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use drystone_lab::{
-    Journal, Metrics, Needs, POLICIES, PolicyInfo, PolicySpec, Recording, ReplayError, Replayed,
-    Target, min_capacity, replay, replay_with_journal,
+    Journal, Needs, POLICIES, PolicyInfo, PolicySpec, Recording, ReplayError, Replayed, Target,
+    min_capacity, on_threads, processors, replay, replay_with_journal,
 };
 use drystone_trace::{Run, Trace};
 
@@ -17,6 +17,8 @@ use crate::values::DeviceName;
 /// How exact a least capacity is, as a part of the peak of live bytes: as `min-capacity` has it
 /// unless told otherwise.
 const TOLERANCE: f64 = 0.001;
+/// The part of the work that one replay is where the least capacity is searched for, too.
+const REPLAY_SHARE: f64 = 0.05;
 
 /// One trace and what came out of it.
 pub(crate) struct Played {
@@ -48,8 +50,9 @@ pub(crate) fn play(
     mut tell: impl FnMut(Played) -> Result<()>,
 ) -> Result<Outcome> {
     let policies = policies(options)?;
+    let threads = threads(options);
     each_run(sources, device, |run, target| {
-        let (played, outcome) = play_one(run, target, &policies, depth);
+        let (played, outcome) = play_one(run, target, &policies, depth, threads);
         tell(played)?;
         Ok(outcome)
     })
@@ -80,6 +83,14 @@ pub(crate) fn each_run(
     Ok(outcome)
 }
 
+/// How many replays run at once: on a real device one, as they would share its memory and its time.
+pub(crate) fn threads(options: &Options) -> usize {
+    match options.device {
+        DeviceName::Sim => options.threads.unwrap_or_else(processors).get(),
+        DeviceName::Cuda(_) => 1,
+    }
+}
+
 /// Those that were named, or else all that run on the device.
 pub(crate) fn policies(options: &Options) -> Result<Vec<PolicySpec>> {
     let simulated = options.device == DeviceName::Sim;
@@ -93,64 +104,80 @@ pub(crate) fn policies(options: &Options) -> Result<Vec<PolicySpec>> {
     Ok(POLICIES.iter().filter(runs).map(PolicySpec::plain).collect::<Result<_, _>>()?)
 }
 
-fn play_one(run: Run, target: &Target, policies: &[PolicySpec], depth: Depth) -> (Played, Outcome) {
+fn play_one(
+    run: Run,
+    target: &Target,
+    policies: &[PolicySpec],
+    depth: Depth,
+    threads: usize,
+) -> (Played, Outcome) {
     let trace = &run.trace;
+    let mut progress = watch(trace, policies);
+    let work = |policy: &PolicySpec, say: &mut dyn FnMut(f64)| {
+        play_through(trace, policy, target, depth, say)
+    };
+    let all = on_threads(policies, threads, work, &mut |part| progress.part(part));
+    drop(progress);
     let mut outcome = Outcome::Done;
     let mut replays = Vec::with_capacity(policies.len());
     let mut journals = Vec::new();
-    for policy in policies {
-        let Some((mut replayed, journal)) = play_through(trace, policy, target, depth) else {
+    for (played, complaints) in all {
+        for what in &complaints {
+            complain(&format!("{}: {what}", trace.name));
+        }
+        let Some((replayed, journal)) = played else {
             outcome = Outcome::Failed;
             continue;
         };
-        if replayed.metrics.oom.is_some() {
+        if replayed.metrics.oom.is_some() || !complaints.is_empty() {
             outcome = Outcome::Failed;
         }
-        if depth.min_capacity {
-            outcome = outcome.and(search(trace, policy, target, &mut replayed.metrics));
-        }
         replays.push(replayed);
-        journals.extend(journal.filter(|_| depth.keep_journals));
+        journals.extend(journal);
     }
     let recording = Recording::of(trace);
     (Played { run, recording, replays, journals }, outcome)
 }
 
-/// One trace through one policy; what hinders it is complained about.
+/// The progress of a trace through policies.
+pub(crate) fn watch(trace: &Trace, policies: &[PolicySpec]) -> Progress {
+    Progress::parts(match policies {
+        [policy] => format!("{}, {}", trace.name, policy.info.name),
+        _ => format!("{}, {} policies", trace.name, policies.len()),
+    })
+}
+
+/// What a policy did, with a journal if it is kept; and what went wrong.
+type Through = (Option<(Replayed, Option<Journal>)>, Vec<String>);
+
+/// One trace through one policy. `say` is told which part is done.
 fn play_through(
     trace: &Trace,
     policy: &PolicySpec,
     target: &Target,
     depth: Depth,
-) -> Option<(Replayed, Option<Journal>)> {
-    let events = trace.events.len() as u64;
-    let mut progress = Progress::new(format!("{}, {}", trace.name, policy.info.name));
-    let mut told = |done| progress.at(done as u64, events);
+    say: &mut dyn FnMut(f64),
+) -> Through {
+    let events = trace.events.len().max(1) as f64;
+    let share = if depth.min_capacity { REPLAY_SHARE } else { 1.0 };
+    let told = &mut |done| say(share * done as f64 / events);
     let result = if depth.journal {
-        let noted = replay_with_journal(trace, policy, target, &mut told);
-        noted.map(|(replayed, journal)| (replayed, Some(journal)))
+        let noted = replay_with_journal(trace, policy, target, told);
+        noted.map(|(replayed, journal)| (replayed, depth.keep_journals.then_some(journal)))
     } else {
-        replay(trace, policy, target, &mut told).map(|replayed| (replayed, None))
+        replay(trace, policy, target, told).map(|replayed| (replayed, None))
     };
-    drop(progress);
-    result.map_err(|error| complain(&format!("{}: {error}", trace.name))).ok()
-}
-
-/// Finds the least capacity and adds it to the figures.
-fn search(trace: &Trace, policy: &PolicySpec, target: &Target, metrics: &mut Metrics) -> Outcome {
-    let label = format!("{}, {}: least memory", trace.name, policy.info.name);
-    let mut progress = Progress::new(label);
-    let mut told = |done, of| progress.at(done, of);
-    let found = min_capacity(trace, policy, target, TOLERANCE, &mut told);
-    drop(progress);
-    match found {
-        Ok(found) => {
-            metrics.min_capacity_bytes = Some(found.min_capacity_bytes);
-            Outcome::Done
-        }
-        Err(error) => {
-            complain(&format!("{}: {error}", trace.name));
-            Outcome::Failed
+    let (mut replayed, journal) = match result {
+        Ok(played) => played,
+        Err(error) => return (None, vec![error.to_string()]),
+    };
+    let mut complaints = Vec::new();
+    if depth.min_capacity {
+        let told = &mut |done, of: u64| say(share + (1.0 - share) * done as f64 / of.max(1) as f64);
+        match min_capacity(trace, policy, target, TOLERANCE, told) {
+            Ok(found) => replayed.metrics.min_capacity_bytes = Some(found.min_capacity_bytes),
+            Err(error) => complaints.push(error.to_string()),
         }
     }
+    (Some((replayed, journal)), complaints)
 }

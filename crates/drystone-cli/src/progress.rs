@@ -8,6 +8,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// What takes less is not worth a bar.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Steps of a bar that is told parts.
+const PARTS: u64 = 10_000;
+
 /// The progress of a trace through a policy, once or several times, or of a file. The bar goes away
 /// with it.
 pub(crate) struct Progress {
@@ -21,6 +24,11 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new(label: String) -> Self {
         Self::with(label, "{msg} {wide_bar} {human_pos} of {human_len} events, {eta} left")
+    }
+
+    /// The progress of several replays at once, of which [`part`](Progress::part) is told.
+    pub(crate) fn parts(label: String) -> Self {
+        Self::with(label, "{msg} {wide_bar} {percent}%, {eta} left")
     }
 
     /// The progress of a file, counted in bytes.
@@ -46,6 +54,11 @@ impl Progress {
         });
         bar.set_length(all);
         bar.set_position(done);
+    }
+
+    /// That part of all is done, from 0 to 1.
+    pub(crate) fn part(&mut self, part: f64) {
+        self.at((part * PARTS as f64) as u64, PARTS);
     }
 }
 

@@ -125,3 +125,33 @@ fn the_report_is_a_page_of_all_traces() {
         "{stderr}"
     );
 }
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    let folder = folder();
+    small_trace(folder.path());
+    let figures = |arguments: &[&str], threads: &str| {
+        let arguments = [arguments, &["small.csv", "--json", "--threads", threads]].concat();
+        let output = drystone(folder.path(), &arguments);
+        let lines = text(&output.stdout).lines().map(|line| {
+            let mut line: serde_json::Map<_, _> = serde_json::from_str(line).unwrap();
+            line.remove("ns_per_event");
+            line
+        });
+        (lines.collect::<Vec<_>>(), text(&output.stderr).to_owned(), output.status.code())
+    };
+    for (arguments, code, lines) in [
+        (&["compare", "small.csv", "--report", "a.html", "--no-svg", "--min-capacity"][..], 0, 34),
+        // Most of the policies complain.
+        (&["replay", "--capacity", "40MiB"], 1, 17),
+        (&["min-capacity", "--capacity", "40MiB"], 1, 0),
+    ] {
+        let one = figures(arguments, "1");
+        assert_eq!((one.0.len(), one.2), (lines, Some(code)), "{}", one.1);
+        for threads in ["2", "5"] {
+            assert!(figures(arguments, threads) == one, "{arguments:?} on {threads} threads");
+        }
+    }
+    let output = drystone(folder.path(), &["replay", "small.csv", "--threads", "0"]);
+    assert_eq!(output.status.code(), Some(2));
+}

@@ -35,6 +35,7 @@
 //! | `generate` | traces made from a seed |
 //! | `diagnose` | why a run died or wasted memory, and what would have helped |
 //! | `advise` | the best settings for a run, by search |
+//! | `workers` | pieces of work on several threads |
 #![forbid(unsafe_code)]
 
 mod advise;
@@ -54,6 +55,7 @@ mod replay;
 mod report;
 mod target;
 mod timeline;
+mod workers;
 
 pub use advise::{
     Advice, AdviseError, CapacityFrom, Effect, FamilyAdvice, Goal, Part, Question, Trial, advise,
@@ -77,3 +79,4 @@ pub use replay::{Replayed, replay, replay_with_journal};
 pub use report::Report;
 pub use target::{CostModel, MAX_STREAMS, RealTarget, ReplayError, SimTarget, Target};
 pub use timeline::{Point, Timeline};
+pub use workers::{on_threads, processors};

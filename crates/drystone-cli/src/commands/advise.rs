@@ -1,13 +1,12 @@
 //! `drystone advise`: the best settings for a run, of PyTorch's own allocator and of Drystone.
 
 use std::io::Write;
-use std::num::NonZeroUsize;
-use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
 use drystone_core::config::format_bytes;
 use drystone_lab::{
     Advice, CapacityFrom, FamilyAdvice, Goal, Part, Question, Recording, SimTarget, Trial, advise,
+    processors,
 };
 
 use crate::args::AdviseArgs;
@@ -19,7 +18,6 @@ use crate::table;
 pub(crate) fn run(args: &AdviseArgs, out: &mut dyn Write) -> Result<Outcome> {
     let run = Source::File(args.trace.clone()).read()?;
     let name = run.trace.name.clone();
-    let threads = args.threads.or(available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let question = Question {
         capacity: args.capacity,
         goal: args.goal.map(Goal::from),
@@ -30,7 +28,7 @@ pub(crate) fn run(args: &AdviseArgs, out: &mut dyn Write) -> Result<Outcome> {
             costs: args.costs.into(),
             ..SimTarget::default()
         },
-        threads,
+        threads: args.threads.unwrap_or_else(processors).get(),
     };
     let mut progress = Progress::new(format!("{name}: replays"));
     let found = advise(&run, &question, &mut |done, of| progress.at(done, of));

@@ -2,9 +2,7 @@
 //! any number of them.
 
 use std::collections::HashMap;
-use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use drystone_trace::Trace;
 
@@ -13,6 +11,7 @@ use crate::min_capacity::{MinCapacityError, min_capacity};
 use crate::policy::PolicySpec;
 use crate::replay::replay;
 use crate::target::{SimTarget, Target};
+use crate::workers::on_threads;
 
 /// About how many replays there will be, for the progress.
 const PLAN: u64 = 400;
@@ -116,35 +115,19 @@ impl<'a> Bench<'a> {
         policies: &[&PolicySpec],
         work: impl Fn(&PolicySpec) -> Result<(R, u64), AdviseError> + Sync,
     ) -> Result<Vec<R>, AdviseError> {
-        let (next, replays) = (AtomicUsize::new(0), AtomicU64::new(self.replays));
-        let one = || {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let result = work(policies.get(index)?);
-            if let Ok((_, runs)) = &result {
-                replays.fetch_add(*runs, Ordering::Relaxed);
-            }
-            Some((index, result.map(|(result, _)| result)))
+        let replays = AtomicU64::new(self.replays);
+        let one = |policy: &&PolicySpec, _: &mut dyn FnMut(f64)| {
+            let (result, runs) = work(policy)?;
+            replays.fetch_add(runs, Ordering::Relaxed);
+            Ok(result)
         };
-        let mut done = thread::scope(|scope| {
-            let helpers = self.threads.min(policies.len()).saturating_sub(1);
-            let helpers: Vec<_> = (0..helpers)
-                .map(|_| scope.spawn(|| std::iter::from_fn(one).collect::<Vec<_>>()))
-                .collect();
-            let mut done = Vec::new();
-            while let Some(result) = one() {
-                done.push(result);
-                let count = replays.load(Ordering::Relaxed);
-                let events = self.trace.events.len() as u64;
-                (self.progress)(count * events, PLAN.max(count) * events);
-            }
-            for helper in helpers {
-                done.extend(helper.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            }
-            done
+        let events = self.trace.events.len() as u64;
+        let found = on_threads(policies, self.threads, one, &mut |_| {
+            let count = replays.load(Ordering::Relaxed);
+            (self.progress)(count * events, PLAN.max(count) * events);
         });
         self.replays = replays.into_inner();
-        done.sort_by_key(|&(index, _)| index);
-        done.into_iter().map(|(_, result)| result).collect()
+        found.into_iter().collect()
     }
 }
 

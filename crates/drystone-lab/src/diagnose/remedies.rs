@@ -1,9 +1,5 @@
 //! Settings and other allocators, each replayed on the same requests with the same memory.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
-
 use serde::Serialize;
 
 use super::baseline::{Baseline, target};
@@ -13,6 +9,7 @@ use crate::metrics::Metrics;
 use crate::policy::PolicySpec;
 use crate::replay::replay;
 use crate::target::{ReplayError, Target};
+use crate::workers::{on_threads, processors};
 
 /// A remedy that completes no better is worth telling if it holds this part less.
 const WORTH: f64 = 0.98;
@@ -34,6 +31,8 @@ pub struct Remedy {
     pub completes: bool,
     /// The most bytes held of the device at once, until the end or the request that failed.
     pub peak_reserved_bytes: u64,
+    /// Bytes held of the device at the end, or at the request that failed.
+    pub end_reserved_bytes: u64,
     /// Time in driver calls and waiting for the device.
     pub driver_us: f64,
 }
@@ -46,6 +45,7 @@ impl Remedy {
             policy: metrics.label(),
             completes: metrics.oom.is_none(),
             peak_reserved_bytes: metrics.peak_reserved_bytes,
+            end_reserved_bytes: metrics.end_reserved_bytes,
             driver_us: metrics.driver_us + metrics.wait_us,
         }
     }
@@ -135,7 +135,10 @@ pub(super) fn tried(
             remedy.changes_program = true;
             remedy.policy += &format!(" + {EMPTIED}");
         }
-        let less = (remedy.peak_reserved_bytes as f64) < WORTH * before.peak_reserved_bytes as f64;
+        let mut less =
+            (remedy.peak_reserved_bytes as f64) < WORTH * before.peak_reserved_bytes as f64;
+        // That others can have the memory afterwards is worth telling only of what is meant for it.
+        less |= candidate.empties && remedy.end_reserved_bytes < before.end_reserved_bytes / 2;
         if remedy.completes && remedy.policy != before.policy && (!before.completes || less) {
             helped.push(remedy);
         }
@@ -148,12 +151,6 @@ pub(super) fn tried(
     Ok((helped, plan.len()))
 }
 
-/// What a thread says of its replay.
-enum Told {
-    At(usize),
-    Done(Box<Result<Metrics, ReplayError>>),
-}
-
 /// The figures of all, in order, from as many threads as the machine runs.
 fn all(
     view: &View<'_>,
@@ -162,38 +159,10 @@ fn all(
     progress: &mut dyn FnMut(f64),
 ) -> Vec<Result<Metrics, ReplayError>> {
     let trace = &view.trace;
-    let threads = thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS));
-    let (next, (tell, told)) = (AtomicUsize::new(0), mpsc::channel());
-    let mut done = vec![0; plan.len()];
-    let mut found: Vec<Option<_>> = plan.iter().map(|_| None).collect();
-    thread::scope(|scope| {
-        for _ in 0..threads.min(plan.len()) {
-            let (tell, next) = (tell.clone(), &next);
-            scope.spawn(move || {
-                while let number = next.fetch_add(1, Ordering::Relaxed)
-                    && let Some(candidate) = plan.get(number)
-                {
-                    // The one who listens is there until all have ended.
-                    let say = |what| tell.send((number, what)).unwrap_or(());
-                    let replayed =
-                        replay(trace, &candidate.policy, target, &mut |n| say(Told::At(n)));
-                    say(Told::Done(Box::new(replayed.map(|replayed| replayed.metrics))));
-                }
-            });
-        }
-        drop(tell);
-        for (number, what) in told {
-            match what {
-                Told::At(events) => done[number] = events,
-                Told::Done(result) => {
-                    done[number] = trace.events.len();
-                    found[number] = Some(*result);
-                }
-            }
-            let part = done.iter().sum::<usize>() as f64 / trace.events.len().max(1) as f64;
-            progress(part / plan.len() as f64);
-        }
-    });
-    // Each was told before its thread ended.
-    found.into_iter().flatten().collect()
+    let events = trace.events.len().max(1) as f64;
+    let one = |candidate: &Candidate, say: &mut dyn FnMut(f64)| {
+        let told = &mut |done| say(done as f64 / events);
+        replay(trace, &candidate.policy, target, told).map(|replayed| replayed.metrics)
+    };
+    on_threads(plan, processors().get().min(MOST_THREADS), one, progress)
 }
