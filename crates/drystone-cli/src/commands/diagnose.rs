@@ -121,8 +121,12 @@ fn tell_remedies(device: &DeviceDiagnosis, out: &mut dyn Write) -> Result<()> {
     for remedy in settings {
         writeln!(out, "  {}", remedy.setting)?;
     }
-    for remedy in program {
-        let text = format!("In the program: {}", remedy.setting);
+    for remedy in &program {
+        let mut text = format!("In the program: {}", remedy.setting);
+        if before.completes && remedy.end_reserved_bytes < before.end_reserved_bytes {
+            let held = [remedy, before].map(|of| format_bytes(of.end_reserved_bytes));
+            text += &format!("; {} are held at the end then, not {}", held[0], held[1]);
+        }
         writeln!(out, "{}", table::paragraph(&text))?;
     }
     Ok(())

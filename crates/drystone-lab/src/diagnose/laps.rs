@@ -14,6 +14,8 @@ const LEAST: u64 = 16 * MIB;
 const LEAST_PART: u64 = 64;
 /// A lap has ended when this part of what it had at most is left.
 const LEFT: u64 = 8;
+/// What goes on without laps for this part of the run's time is a phase of its own.
+const QUIET: u64 = 16;
 /// What is as small says nothing of what a lap does.
 const LARGE: u64 = MIB;
 
@@ -123,7 +125,15 @@ pub(super) fn phases(view: &View<'_>) -> Vec<usize> {
     let passing: Vec<_> = laps.iter().map(|lap| passing(view, lap)).collect();
     let pairs = passing.windows(2).zip(laps.iter().skip(1));
     let new = pairs.filter(|(two, lap)| !alike(&two[0], &two[1], lap.ends));
-    new.map(|(_, lap)| lap.events.start).collect()
+    new.map(|(_, lap)| lap.events.start).chain(quiet(view, &laps)).collect()
+}
+
+/// Where a run goes on for long without laps worth the name.
+fn quiet(view: &View<'_>, laps: &[Lap]) -> Option<usize> {
+    let events = &view.trace.events;
+    let from = laps.last()?.events.end;
+    let (first, next, last) = (events.first()?.t_us, events.get(from)?.t_us, events.last()?.t_us);
+    (last - next >= (last - first) / QUIET).then_some(from)
 }
 
 /// Bytes by who asked for them, or else by the size of the request.

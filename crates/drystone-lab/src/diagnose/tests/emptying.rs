@@ -28,6 +28,7 @@ fn laps_are_what_comes_and_goes_and_phases_are_laps_of_other_sizes() {
         ("there and back", phased(&[(3, &[64]), (2, &[80, 40]), (3, &[64])]), (8, 2)),
         ("small changes", phased(&[(3, &[64, 2]), (3, &[64, 4])]), (6, 0)),
         ("nothing of a size", phased(&[(9, &[1, 2])]), (0, 0)),
+        ("quiet at the end", phased(&[(3, &[64]), (9, &[1, 2])]), (3, 1)),
     ] {
         let run = phased_run.run();
         let view = View::of(&run, 0, None);
@@ -73,6 +74,20 @@ fn a_phase_that_left_its_segments_is_a_case_for_empty_cache() {
     run.settings = vec![("max_split_size".into(), (256 * MIB).to_string())];
     let found = diagnosed(&run, Some(400 * MIB));
     assert_eq!(emptied(&found).unwrap().policy, "pytorch:max_split_size_mb=256 + empty_cache");
+}
+
+#[test]
+fn an_idle_cache_can_be_given_back_where_its_phase_ends() {
+    let found = diagnosed(&phased(&[(3, &[400, 100]), (60, &[1, 2])]).run(), None);
+    assert_eq!(kinds(&found), [FindingKind::IdleCache]);
+    let before = found.as_it_was.unwrap();
+    assert!(before.end_reserved_bytes >= 600 * MIB, "{before:?}");
+    let remedy = found.remedies.iter().find(|remedy| remedy.changes_program).unwrap();
+    assert!(remedy.end_reserved_bytes <= 130 * MIB, "{remedy:?}");
+    assert!(
+        before.peak_reserved_bytes - remedy.peak_reserved_bytes <= 2 * MIB,
+        "the peak was before"
+    );
 }
 
 #[test]
