@@ -181,12 +181,13 @@ fn one(view: View<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<DeviceDiagn
     findings.sort_by_key(|found| (found.kind.rank(), Reverse(found.bytes)));
 
     let limit_bytes = baseline::limit(&view, &baseline.settings);
+    let idle = findings.iter().any(|found| found.kind == FindingKind::IdleCache);
     let hopeless = findings.iter().any(|found| found.kind == FindingKind::Excess);
     let (mut as_it_was, mut tried, mut found) = (None, 0, Vec::new());
     if !findings.is_empty() && !hopeless && view.peak.bytes > 0 {
         let rest = (PARTS - 1) * events;
         let mut told = |part| progress(events + (part * rest as f64) as u64, PARTS * events);
-        (found, tried) = remedies::tried(&view, &baseline, &mut told)?;
+        (found, tried) = remedies::tried(&view, &baseline, idle, &mut told)?;
         as_it_was = Some(baseline.remedy);
     }
     Ok(DeviceDiagnosis {

@@ -118,11 +118,13 @@ fn plan(view: &View<'_>, baseline: &Baseline) -> Result<Vec<Candidate>, ReplayEr
     Ok(plan)
 }
 
-/// Replays all; those that helped, best first, and how many were tried. `progress` is told how many
+/// Replays all; those that helped, best first, and how many were tried. If memory lies `idle` at the
+/// end, it helps to hold less there. `progress` is told how many
 /// replays and parts of replays of how many are done.
 pub(super) fn tried(
     view: &View<'_>,
     baseline: &Baseline,
+    idle: bool,
     progress: &mut dyn FnMut(f64),
 ) -> Result<(Vec<Remedy>, usize), ReplayError> {
     let plan = plan(view, baseline)?;
@@ -137,8 +139,9 @@ pub(super) fn tried(
         }
         let mut less =
             (remedy.peak_reserved_bytes as f64) < WORTH * before.peak_reserved_bytes as f64;
-        // That others can have the memory afterwards is worth telling only of what is meant for it.
-        less |= candidate.empties && remedy.end_reserved_bytes < before.end_reserved_bytes / 2;
+        // Of those that are meant for it.
+        less |=
+            idle && candidate.empties && remedy.end_reserved_bytes < before.end_reserved_bytes / 2;
         if remedy.completes && remedy.policy != before.policy && (!before.completes || less) {
             helped.push(remedy);
         }
