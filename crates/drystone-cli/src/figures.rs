@@ -1,6 +1,6 @@
 //! The figures of replays as CSV: a line for each trace and policy, without what is nested.
 
-use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -8,6 +8,7 @@ use drystone_lab::Metrics;
 use serde::Serialize;
 
 use crate::play::Played;
+use crate::whole::{self, Existing};
 
 /// A line. The names are those of `--json`; what is not known is empty.
 #[derive(Serialize)]
@@ -88,11 +89,13 @@ impl<'a> Line<'a> {
 
 /// Writes the figures of all that was played.
 pub(crate) fn write(path: &Path, all: &[Played]) -> Result<()> {
-    let failed = || format!("cannot write the figures {} (--csv PATH)", path.display());
-    let file = File::create(path).with_context(failed)?;
-    let mut lines = csv::Writer::from_writer(file);
-    for replay in all.iter().flat_map(|played| &played.replays) {
-        lines.serialize(Line::of(&replay.metrics)).with_context(failed)?;
-    }
-    lines.flush().with_context(failed)
+    let written = whole::write(path, Existing::Replace, |file| {
+        let mut lines = csv::Writer::from_writer(file);
+        for replay in all.iter().flat_map(|played| &played.replays) {
+            lines.serialize(Line::of(&replay.metrics)).map_err(io::Error::from)?;
+        }
+        lines.flush()
+    });
+    written.with_context(|| format!("cannot write the figures {} (--csv PATH)", path.display()))?;
+    Ok(())
 }

@@ -10,6 +10,7 @@ mod play;
 mod progress;
 mod table;
 mod values;
+mod whole;
 
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;

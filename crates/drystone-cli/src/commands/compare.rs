@@ -1,7 +1,7 @@
 //! `drystone compare`: all policies on a trace, as a table and as a picture.
 
-use std::fs;
 use std::io::{self, Write};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -14,6 +14,7 @@ use crate::figures;
 use crate::load::Source;
 use crate::output::Outcome;
 use crate::play::{Depth, Played, play};
+use crate::whole::{self, Existing};
 
 const NEXT: &str = "\
 Shown: a real run that drystone carries (a BiLSTM tagger over reviews, recorded on an H100), through
@@ -61,7 +62,7 @@ pub(crate) fn compare(args: &CompareArgs, out: &mut dyn Write) -> Result<Outcome
     if let (Some(path), Some(report)) = (&args.report, &report) {
         let name = path.display();
         let failed = || format!("cannot write the report {name} (--report PATH)");
-        fs::write(path, report.page()).with_context(failed)?;
+        put(path, &report.page()).with_context(failed)?;
         say(&format!("Report, for a browser: {name}"), json, out)?;
     }
     all.retain(|played: &Played| !played.replays.is_empty());
@@ -73,10 +74,14 @@ pub(crate) fn compare(args: &CompareArgs, out: &mut dyn Write) -> Result<Outcome
         .map(|played| Panel { recording: &played.recording, replays: &played.replays })
         .collect();
     let path = args.svg.display();
-    fs::write(&args.svg, picture(&panels))
+    put(&args.svg, &picture(&panels))
         .with_context(|| format!("cannot write the picture {path} (--svg PATH, or --no-svg)"))?;
     say(&format!("Picture of live and reserved memory over time: {path}"), json, out)?;
     Ok(outcome)
+}
+
+fn put(path: &Path, text: &str) -> io::Result<u64> {
+    whole::write(path, Existing::Replace, |file| file.write_all(text.as_bytes()))
 }
 
 /// Says what was written: where people look, but not between lines of JSON.

@@ -17,10 +17,11 @@ use crate::args::{Cli, ConvertArgs};
 use crate::output::{Outcome, complain};
 use crate::progress::Progress;
 use crate::table;
+use crate::whole::{self, Existing};
 
 pub(crate) fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<Outcome> {
     let format = args.to.or_else(|| Format::of(&args.output)).unwrap_or_else(|| no_format(args));
-    let may_write = Permission::ask(args)?;
+    let may_write = permission(args)?;
     let summary = match read(args, format)? {
         Input::Run(run) => {
             let left_out = format.leaves_out(&run);
@@ -109,57 +110,25 @@ impl Read for Watched {
 }
 
 /// Whether the output may take the place of what is there.
-#[derive(Clone, Copy)]
-enum Permission {
-    Create,
-    Replace,
-}
-
-impl Permission {
-    fn ask(args: &ConvertArgs) -> Result<Permission> {
-        let output = args.output.display();
-        match fs::symlink_metadata(&args.output) {
-            Ok(there) if !there.is_file() => {
-                bail!("{output} is there and is no plain file: it is left as it is")
-            }
-            Ok(_) if !args.force => bail!("{output} is there already (--force replaces it)"),
-            Ok(_) => Ok(Permission::Replace),
-            Err(_) => Ok(Permission::Create),
+fn permission(args: &ConvertArgs) -> Result<Existing> {
+    let output = args.output.display();
+    match fs::symlink_metadata(&args.output) {
+        Ok(there) if !there.is_file() => {
+            bail!("{output} is there and is no plain file: it is left as it is")
         }
+        Ok(_) if !args.force => bail!("{output} is there already (--force replaces it)"),
+        Ok(_) => Ok(Existing::Replace),
+        Err(_) => Ok(Existing::Keep),
     }
 }
 
-/// Writes to a file of another name, which takes the right one once it is whole; how long it is.
 fn write(
     args: &ConvertArgs,
-    permission: Permission,
+    existing: Existing,
     body: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> Result<u64> {
-    let failed = || format!("cannot write {}", args.output.display());
-    let folder = match args.output.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".drystone-").suffix(".part");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // As any new file: what the user's mask leaves of it.
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    // Removed by itself where something fails before the end.
-    let file = builder.tempfile_in(folder).with_context(failed)?;
-    let mut buffer = BufWriter::with_capacity(1 << 16, file.as_file());
-    body(&mut buffer).and_then(|()| buffer.flush()).with_context(failed)?;
-    drop(buffer);
-    let bytes = file.as_file().metadata().with_context(failed)?.len();
-    match permission {
-        Permission::Replace => file.persist(&args.output),
-        Permission::Create => file.persist_noclobber(&args.output),
-    }
-    .with_context(failed)?;
-    Ok(bytes)
+    whole::write(&args.output, existing, body)
+        .with_context(|| format!("cannot write {}", args.output.display()))
 }
 
 /// What was done.

@@ -1,7 +1,6 @@
 //! `drystone generate`: traces made from a seed, or the list of what can be made.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 
 use anyhow::{Context, Result};
 use drystone_lab::{GENERATORS, GeneratorSpec};
@@ -10,6 +9,7 @@ use drystone_trace::{Format, Run, write_csv};
 use crate::args::GenerateArgs;
 use crate::output::Outcome;
 use crate::table;
+use crate::whole::{self, Existing};
 
 pub(crate) fn generate(args: &GenerateArgs, out: &mut dyn Write) -> Result<Outcome> {
     match &args.kind {
@@ -26,8 +26,8 @@ fn make(kind: &GeneratorSpec, args: &GenerateArgs, out: &mut dyn Write) -> Resul
     };
     let format = Format::of(path).unwrap_or(Format::Csv);
     let run = Run::from(trace);
-    let file = File::create(path).and_then(|file| format.write(&run, BufWriter::new(file)));
-    file.with_context(|| format!("cannot write {}", path.display()))?;
+    whole::write(path, Existing::Replace, |file| format.write(&run, file))
+        .with_context(|| format!("cannot write {}", path.display()))?;
     writeln!(out, "{}", table::extent(&run.trace, run.trace.peak_live_bytes()))?;
     writeln!(out, "Written to {}", path.display())?;
     Ok(Outcome::Done)
