@@ -161,6 +161,8 @@ fn memory_is_bounded_by_what_the_file_has() {
     let escaped: String = (0..MANY).map(|n| format!("\"\\n{n:x}\",")).collect();
     within_four_times("a JSON of strings with escapes", &json(&escaped), true);
     let keys: String = (0..MANY).map(|n| format!("\"{n:x}\":[],")).collect();
+    let again = format!("{{{}\"\":0}}", "\"a\":[],".repeat(2 * MANY));
+    within_four_times("a JSON dict of one key", again.as_bytes(), true);
     within_four_times("a JSON dict", format!("{{\"frames\":{{{keys}\"\":0}}}}").as_bytes(), true);
     let snapshot = drystone_trace::read_snapshot_bytes(&text, &Limits::default()).unwrap();
     let mut as_json = Vec::new();
@@ -182,9 +184,84 @@ fn memory_is_bounded_by_what_the_file_has() {
     let mut log = head.to_owned();
     (1..MANY).for_each(|n| writeln!(log, "1,0:0:0,allocate,{n:x},1,0").unwrap());
     within_four_times("a log of blocks", log.as_bytes(), true);
+    within_four_times("a log of blocks, cut", &log.as_bytes()[..log.len() - 9], true);
+    let thread = |n: usize| format!("{n},0:0:0,free,{n:x},1,0\n");
+    let frees: String = (1..MANY).map(thread).collect();
+    within_four_times("a log of unknown frees", format!("{head}{frees}").as_bytes(), false);
+
+    native_heads_that_lie_take_little();
+    windows_are_taken_as_they_fill();
 
     bombs_end();
     a_snapshot_of_300_000_events_takes_little();
+}
+
+/// A native trace says before each chunk how much follows, and in it how much it unfolds to.
+fn native_heads_that_lie_take_little() {
+    let run = read_run(recorded("stanza_pos.pickle.xz"), &Limits::default()).unwrap();
+    let mut whole = Vec::new();
+    write_native(&run, &mut whole).unwrap();
+    drop(run);
+    // The start is 12 bytes; a head has the kind, the items, the size and a checksum.
+    let head = |kind: u8, items: u32, size: u32| {
+        [&[kind][..], &items.to_le_bytes(), &size.to_le_bytes(), &[0; 4]].concat()
+    };
+    let lie = |kind, items, size| [&whole[..12], &head(kind, items, size)].concat();
+    let mut cases = vec![
+        ("a head of much", lie(1, u32::MAX, 32 << 20)),
+        ("a head of all that can be said", lie(1, u32::MAX, u32::MAX)),
+        ("chunks that nobody knows", lie(200, 0, 32 << 20)),
+    ];
+    cases.extend((20..whole.len()).step_by(997).map(|cut| ("a cut", whole[..cut].to_vec())));
+    for (what, bytes) in cases {
+        let (read, most) = measured(|| read_run_bytes("x", &bytes, &limits()).map(drop));
+        let error = read.unwrap_err();
+        assert!(matches!(error, TraceError::Native { .. }), "{what}: {error}");
+        // One chunk of events and its columns; what is kept of the events read so far.
+        assert!(most <= FREE + 4 * whole.len() + (2 << 20), "{what}: {most}");
+    }
+}
+
+/// The greatest windows that headers may claim. They are not taken by our allocator, so what counts is
+/// what the process holds.
+fn windows_are_taken_as_they_fill() {
+    use liblzma::stream::{Check, Filters, LzmaOptions, Stream};
+    let mut options = LzmaOptions::new_preset(0).unwrap();
+    options.dict_size(1536 << 20).match_finder(liblzma::stream::MatchFinder::HashChain3);
+    let text = csv((0..1000).map(|id| format!("{id},a,{id},1,0\n")));
+    let mut filters = Filters::new();
+    filters.lzma2(&options);
+    let stream = Stream::new_stream_encoder(&filters, Check::Crc32).unwrap();
+    let mut xz = Vec::new();
+    let mut reader = liblzma::read::XzEncoder::new_stream(&text[..], stream);
+    std::io::Read::read_to_end(&mut reader, &mut xz).unwrap();
+    drop(reader);
+    // A frame without a length, whose window is 2^27 bytes, and one of 2^41, with an empty block each.
+    let frame = |window: u8| [0x28, 0xb5, 0x2f, 0xfd, 0, window << 3, 1, 0, 0];
+    for (what, bytes, read) in [
+        ("xz of 1.5 GiB", &xz[..], true),
+        ("zstd of 128 MiB", &frame(17), false),
+        ("zstd of 2 TiB", &frame(31), false),
+    ] {
+        let Some(before) = peak_after_reset() else { return };
+        let found = read_run_bytes("x", bytes, &limits()).map(drop);
+        let most = peak().unwrap_or(0).saturating_sub(before);
+        println!("a window of {what}: at most {most} held");
+        assert_eq!(found.is_ok(), read, "{what}: {found:?}");
+        assert!(most < FREE, "{what}: {most}");
+    }
+}
+
+/// The most bytes that the process held since they were last reset; Linux alone tells.
+fn peak() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<usize>().ok()? << 10)
+}
+
+fn peak_after_reset() -> Option<usize> {
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    peak()
 }
 
 /// Compressed files are bounded by their own length and what is free.
@@ -196,11 +273,15 @@ fn bombs_end() {
     let mut writer = NativeWriter::new(Vec::new(), 0, &[]).unwrap();
     (0..8 << 20).for_each(|t_us| writer.entry(event(t_us).into()).unwrap());
     let native = writer.finish(&Default::default()).unwrap();
+    let log = "Thread,Time,Action,Pointer,Size,Stream\n".to_owned()
+        + &"1,0:0:0,free,1,1,0\n".repeat(8 << 20);
     let pickle = [&b"\x80\x04"[..], &b"N0".repeat(40 << 20), b"N."].concat();
     for (what, bomb) in [
         ("zstd of a CSV", zstd::encode_all(&comments[..], 3).unwrap()),
         ("xz of a CSV", liblzma::encode_all(&comments[..], 1).unwrap()),
         ("zstd of a pickle", zstd::encode_all(&pickle[..], 3).unwrap()),
+        ("zstd of a JSON", zstd::encode_all(&json(&"1,".repeat(40 << 20))[..], 3).unwrap()),
+        ("xz of a log", liblzma::encode_all(log.as_bytes(), 1).unwrap()),
         ("a native trace", native),
     ] {
         let (read, most) = measured(|| read_run_bytes("x", &bomb, &limits));
