@@ -2,7 +2,9 @@
 that no task while scrubbing takes above 100 ms, and that nothing is wider than the window. With --shots DIR it also
 keeps pictures, at 1280 and 390 px, light and dark. Needs only Python and a Chromium; without one it says so and passes.
 
-    scripts/report-browser run.html [--shots DIR] [--policy NAME]
+    scripts/report-browser run.html [--shots DIR] [--policy NAME] [--json]
+
+What a mouse, a wheel and fingers do is in report_hands.py.
 """
 
 import argparse
@@ -15,6 +17,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from report_hands import fingers, mouse
 
 NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"]
 LONGEST_MS = 100
@@ -138,8 +142,8 @@ SCRUB = """(async () => {
 WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
-def check(browser: Browser, path: Path, policy: str | None, shots: Path | None) -> list[str]:
-    """What is wrong with a page."""
+def check(browser: Browser, path: Path, policy: str | None, shots: Path | None, as_json: bool) -> list[str]:
+    """What is wrong with a page. How it scrubs is printed."""
     wrong = []
     for width, height in ((1280, 900), (390, 844)):
         for theme in ("light", "dark"):
@@ -161,10 +165,13 @@ def check(browser: Browser, path: Path, policy: str | None, shots: Path | None) 
                 # A machine that does other things delays tasks: the best of three rounds is the page's own.
                 rounds = (browser.run(SCRUB) for _ in range(3))
                 found = next((r for r in rounds if r["longest"] <= LONGEST_MS), None) or browser.run(SCRUB)
-                print(f"{path.name} at {width} px: longest task while scrubbing {found['longest']:.0f} ms "
-                      f"({found['count']} above 50 ms), a frame {found['median']:.0f} ms, at worst {found['worst']:.0f} ms")
+                text = (f"{path.name} at {width} px: longest task while scrubbing {found['longest']:.0f} ms "
+                        f"({found['count']} above 50 ms), a frame {found['median']:.0f} ms, at worst {found['worst']:.0f} ms")
+                print(json.dumps({"page": path.name, "width": width, **found}) if as_json else text)
                 if found["longest"] > LONGEST_MS:
                     wrong.append(f"a task of {found['longest']:.0f} ms while scrubbing at {width} px")
+                hand = fingers if width < 600 else mouse
+                wrong += [f"{what} (at {width} px)" for what in hand(browser)]
             wrong += browser.problems()
     return wrong
 
@@ -174,10 +181,11 @@ def main() -> int:
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--shots", type=Path, help="keep pictures in this folder")
     parser.add_argument("--policy", help="show this policy in the map")
+    parser.add_argument("--json", action="store_true", help="print how a page scrubs as JSON, a line for each width")
     args = parser.parse_args()
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
-        print("report-browser: skipped, there is no Chromium here")
+        print("report-browser: skipped, there is no Chromium here", file=sys.stderr)
         return 0
     if args.shots:
         args.shots.mkdir(parents=True, exist_ok=True)
@@ -186,7 +194,7 @@ def main() -> int:
         browser = Browser(program, profile)
         try:
             for path in args.pages:
-                wrong += [f"{path}: {what}" for what in check(browser, path, args.policy, args.shots)]
+                wrong += [f"{path}: {what}" for what in check(browser, path, args.policy, args.shots, args.json)]
         finally:
             browser.close()
     for what in wrong:

@@ -14,8 +14,11 @@ class BlockMap {
     box.append(this.canvas);
     this.view = [0, 1];
     let down = null;
+    const fingers = new Map();
     box.addEventListener("pointermove", (event) => {
-      if (down && this.isZoomed() && Math.abs(event.clientY - down.y) + Math.abs(event.clientX - down.x) > 6) {
+      if (fingers.size === 2 && fingers.has(event.pointerId)) {
+        this.pinch(fingers, event);
+      } else if (down && this.isZoomed() && Math.abs(event.clientY - down.y) + Math.abs(event.clientX - down.x) > 6) {
         const rows = (down.y - event.clientY) / this.rowHeight - (event.clientX - down.x) / box.clientWidth;
         this.pan((rows / this.rows) * (down.view[1] - down.view[0]) + down.view[0] - this.view[0]);
         down.moved = true;
@@ -24,13 +27,15 @@ class BlockMap {
       }
     });
     box.addEventListener("pointerdown", (event) => {
-      down = { x: event.clientX, y: event.clientY, view: [...this.view] };
+      if (event.pointerType === "touch") fingers.set(event.pointerId, event);
+      down = { x: event.clientX, y: event.clientY, view: [...this.view], moved: fingers.size > 1 };
     });
     box.addEventListener("pointerup", (event) => {
       if (down && !down.moved) choose(this.at(event));
       down = null;
     });
-    box.addEventListener("pointerleave", () => {
+    box.addEventListener("pointerleave", (event) => {
+      fingers.delete(event.pointerId);
       down = null;
       pick(NOBODY, null);
     });
@@ -62,6 +67,15 @@ class BlockMap {
     const start = middle - (middle - from) * (length / (to - from));
     this.view = [start, start + length];
     this.pan(0);
+  }
+
+  /** Two fingers: as much larger as they are further apart, around what is between them. */
+  pinch(fingers, event) {
+    const [other] = [...fingers.values()].filter(({ pointerId }) => pointerId !== event.pointerId);
+    const apart = ({ clientX, clientY }) => Math.max(8, Math.hypot(clientX - other.clientX, clientY - other.clientY));
+    const middle = { clientX: (event.clientX + other.clientX) / 2, clientY: (event.clientY + other.clientY) / 2 };
+    this.zoom(apart(event) / apart(fingers.get(event.pointerId)), this.placeAt(middle));
+    fingers.set(event.pointerId, event);
   }
 
   /** Moves along by some places, within what there is. */
