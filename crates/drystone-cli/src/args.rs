@@ -87,7 +87,7 @@ The exit code is 0 whatever is found.";
 const ADVISE: &str = "\
 Examples:
   drystone advise run.pickle --capacity 12GiB
-  drystone advise run.pickle                       how little memory could it do with?
+  drystone advise run.pickle                       with how little memory?
   drystone advise run.pickle --capacity 12GiB --goal memory --headroom 10%
 
 Settings of PyTorch's allocator and of Drystone are searched; each is replayed on the simulated
@@ -261,7 +261,7 @@ pub(crate) struct AdviseArgs {
     pub(crate) capacity: Option<u64>,
 
     /// What matters most once the run completes: the least time in driver calls and waits, or the
-    /// least memory that it needs [default: time if the capacity is known, else memory]
+    /// least memory reserved [default: time if the capacity is known, else memory]
     #[arg(long, value_enum)]
     pub(crate) goal: Option<GoalName>,
 

@@ -95,8 +95,8 @@ fn without_a_capacity_the_least_memory_is_sought() {
     let stdout = text(&output.stdout);
     for part in [
         "Memory unknown (--capacity SIZE), 80.00 GiB simulated",
-        "the least memory that the run needs",
-        "nothing to set: no option is of use\n  Needs 64.00 MiB;",
+        "the least memory reserved",
+        "nothing to set: no option is of use\n  Reserves 64.00 MiB where there is plenty, and can do with 64.00 MiB;",
     ] {
         assert!(stdout.contains(part), "{part}\n{stdout}");
     }

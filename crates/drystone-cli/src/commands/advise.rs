@@ -78,7 +78,7 @@ fn asked(found: &Advice) -> String {
     };
     let goal = match found.goal {
         Goal::Time => "time in driver calls and waits",
-        Goal::Memory => "memory that the run needs",
+        Goal::Memory => "memory reserved",
     };
     format!(
         "{capacity}; no allocator does with less than {}. Wanted: to complete, then the least {goal}.",
@@ -120,7 +120,11 @@ fn does(trial: &Trial, found: &Advice) -> String {
         };
     };
     let memory = match (found.capacity_from, needs) {
-        (CapacityFrom::Unknown, Some(needs)) => format!("Needs {}", format_bytes(needs)),
+        (CapacityFrom::Unknown, Some(needs)) => format!(
+            "Reserves {} where there is plenty, and can do with {}",
+            format_bytes(trial.peak_reserved_bytes),
+            format_bytes(needs),
+        ),
         _ if trial.has_headroom => format!("Completes with {} to spare", format_bytes(spare)),
         _ => format!("Completes with {} to spare, less than should stay free", format_bytes(spare)),
     };

@@ -28,13 +28,6 @@ pub(super) struct Figures {
     pub(super) wait_us: f64,
 }
 
-impl Figures {
-    /// Time that the host spends on memory.
-    pub(super) fn time(&self) -> f64 {
-        self.driver_us + self.wait_us
-    }
-}
-
 /// Where settings are replayed.
 pub(super) struct Bench<'a> {
     trace: &'a Trace,

@@ -4,7 +4,8 @@
 use serde::Serialize;
 
 use super::options::{Family, Setting};
-use super::search::{Search, Standing, Task};
+use super::order::{Standing, Task};
+use super::search::Search;
 use super::{AdviseError, FamilyAdvice};
 
 /// A setting and what it does. Sizes are in bytes, times in microseconds.

@@ -5,12 +5,14 @@
 //! | `workload` | what is asked for, and of how many devices |
 //! | `options` | the options that are searched, and their values |
 //! | `bench` | replays of many settings on several threads |
-//! | `search` | what is better, and how the best is found |
+//! | `order` | what is better, and what counts |
+//! | `search` | how the best is found |
 //! | `effects` | what each option of the best buys |
 
 mod bench;
 mod effects;
 mod options;
+mod order;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -25,7 +27,8 @@ use crate::target::{ReplayError, SimTarget};
 use bench::Bench;
 pub use effects::{Effect, Part, Trial};
 use options::Family;
-use search::{Search, Standing, Task};
+use order::{Standing, Task};
+use search::Search;
 use workload::Workload;
 
 /// The most memory that a simulated device has addresses for.
@@ -59,7 +62,7 @@ pub struct Question {
 pub enum Goal {
     /// The least time in driver calls and waits.
     Time,
-    /// The least memory with which the run completes.
+    /// The least memory reserved at the peak.
     Memory,
 }
 

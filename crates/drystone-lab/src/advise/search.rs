@@ -10,11 +10,11 @@
 
 use std::collections::BTreeSet;
 
-use super::AdviseError;
-use super::Goal;
 use super::bench::{Bench, Figures};
 use super::options::{Family, Setting};
+use super::order::{LESS_NEEDED, Standing, Task};
 use super::workload::PAGE;
+use super::{AdviseError, Goal};
 use crate::policy::PolicySpec;
 
 /// The most steps in one stage.
@@ -22,86 +22,8 @@ const MOST_STEPS: usize = 6;
 /// How many of the best are followed at once: two options may help together that were not the best
 /// alone.
 const WIDTH: usize = 3;
-/// Time that is less counts only from this part of it on ...
-const LESS_TIME: f64 = 0.05;
-/// ... and from this part of the run on.
-const LESS_OF_RUN: f64 = 0.001;
-/// Needing less memory counts from this part on.
-const LESS_NEEDED: f64 = 0.01;
-/// Reserving less, while there is enough, counts from this part on.
-const LESS_RESERVED: f64 = 0.05;
 /// How exact the search knows what a setting needs, as a part of the floor.
 const STEP: f64 = 0.005;
-
-/// What the search is to find, and on which device.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Task {
-    pub(super) goal: Goal,
-    /// The memory of each device.
-    pub(super) capacity: u64,
-    /// The same without what is to stay free.
-    pub(super) room: u64,
-    /// What no allocator does without.
-    pub(super) floor: u64,
-    /// The most memory that is tried.
-    pub(super) plenty: u64,
-    /// The run's length.
-    pub(super) run_us: u64,
-}
-
-impl Task {
-    /// From how much on less time than that counts.
-    fn less_time(&self, time: f64) -> f64 {
-        (time * LESS_TIME).max(self.run_us as f64 * LESS_OF_RUN)
-    }
-}
-
-/// How well a setting does.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Standing {
-    /// With all of the memory.
-    pub(super) figures: Figures,
-    /// Whether it also completes without what is to stay free.
-    pub(super) roomy: bool,
-    /// The least memory with which it was seen to complete; none if no memory is enough.
-    pub(super) least: Option<u64>,
-}
-
-impl Standing {
-    /// The least memory with which it completes; more than there is if none is enough.
-    pub(super) fn needs(&self) -> u64 {
-        self.least.unwrap_or(u64::MAX)
-    }
-
-    fn grade(&self) -> u8 {
-        match (self.figures.completes, self.roomy) {
-            (false, _) => 0,
-            (true, false) => 1,
-            (true, true) => 2,
-        }
-    }
-
-    /// Whether it is so much better that it counts.
-    pub(super) fn beats(&self, other: &Standing, task: &Task) -> bool {
-        if self.grade() != other.grade() {
-            return self.grade() > other.grade();
-        }
-        let (time, others) = (self.figures.time(), other.figures.time());
-        let faster = time + task.less_time(others) < others;
-        let slower = others + task.less_time(time) < time;
-        if task.goal == Goal::Time && self.grade() == 2 {
-            let (held, others) = (self.figures.peak_reserved, other.figures.peak_reserved);
-            return faster || (!slower && less(held, others, LESS_RESERVED));
-        }
-        let more = less(other.needs(), self.needs(), LESS_NEEDED);
-        less(self.needs(), other.needs(), LESS_NEEDED) || (!more && faster && self.grade() > 0)
-    }
-}
-
-/// Whether bytes are less by more than that part.
-fn less(bytes: u64, others: u64, part: f64) -> bool {
-    (bytes as f64) < others as f64 * (1.0 - part)
-}
 
 /// A search among the settings of one allocator.
 pub(super) struct Search<'a, 'b> {
@@ -135,35 +57,24 @@ impl Search<'_, '_> {
 
     fn climb(&mut self) -> Result<Setting, AdviseError> {
         let starts = self.family.starts.clone();
-        let memory = self.task.goal == Goal::Memory;
-        let (mut at, needs) = self.leaner(starts, !memory)?;
-        if memory {
-            // A step of the search more is no difference.
-            let most = needs + (needs as f64 * LESS_NEEDED) as u64;
-            at.truncate(1);
-            return self.faster(at, most);
-        }
-        let room = self.task.room;
-        if self.completing(&at[..1], room)?.is_empty() {
+        let (mut at, roomy) = self.with_room(starts)?;
+        if !roomy {
             return Ok(at.swap_remove(0));
         }
-        let at = self.faster(at, room)?;
-        self.smaller(at)
+        let (goal, other) = (self.task.goal, self.task.goal.other());
+        let at = self.descend(at, goal, None)?;
+        let found = goal.of(&self.one(&at, self.task.capacity)?);
+        let bound = found + self.task.counts(goal, found);
+        self.descend(vec![at], other, Some((goal, bound)))
     }
 
-    /// Steps to less and less need of memory: the best settings, and what the first needs, as far as
-    /// that was looked for. With `until_roomy` only until there is room; then they are those that
-    /// have it.
-    fn leaner(
-        &mut self,
-        mut at: Vec<Setting>,
-        until_roomy: bool,
-    ) -> Result<(Vec<Setting>, u64), AdviseError> {
-        let until_roomy = until_roomy && self.task.room >= self.task.floor;
-        if until_roomy && let Some(mut roomy) = self.roomy(&at)? {
+    /// Steps to less and less need of memory, until there are settings that complete without what is
+    /// to stay free: those. Or else the few that need least, the best first, and that there is none.
+    fn with_room(&mut self, mut at: Vec<Setting>) -> Result<(Vec<Setting>, bool), AdviseError> {
+        if let Some(mut roomy) = self.roomy(&at)? {
             // One start may have room although the other leads to more.
             roomy.extend(self.roomy(&self.around(&at))?.unwrap_or_default());
-            return Ok((roomy, self.task.room));
+            return Ok((roomy, true));
         }
         let least = self.bench.least(&self.policies(&at)?)?;
         let mut needs = least.iter().flatten().min().copied().unwrap_or(self.task.plenty);
@@ -172,8 +83,8 @@ impl Search<'_, '_> {
         at = order.into_iter().map(|(_, setting)| setting).collect();
         for _ in 0..MOST_STEPS {
             let around = self.around(&at);
-            if until_roomy && let Some(roomy) = self.roomy(&around)? {
-                return Ok((roomy, self.task.room));
+            if let Some(roomy) = self.roomy(&around)? {
+                return Ok((roomy, true));
             }
             let (leanest, less) = self.leanest(around, needs)?;
             if leanest.is_empty() {
@@ -181,11 +92,14 @@ impl Search<'_, '_> {
             }
             (at, needs) = (leanest, less);
         }
-        Ok((at, needs))
+        Ok((at, false))
     }
 
     /// Those that complete without what is to stay free; none if there are none.
     fn roomy(&mut self, settings: &[Setting]) -> Result<Option<Vec<Setting>>, AdviseError> {
+        if self.task.room < self.task.floor {
+            return Ok(None);
+        }
         let roomy = self.completing(settings, self.task.room)?;
         let roomy = self.completing(&roomy, self.task.capacity)?;
         Ok((!roomy.is_empty()).then_some(roomy))
@@ -227,27 +141,38 @@ impl Search<'_, '_> {
         Ok((left, enough * PAGE))
     }
 
-    /// Steps to less and less time, among settings that complete with this little, as those do that
-    /// it begins with.
-    fn faster(&mut self, mut at: Vec<Setting>, most: u64) -> Result<Setting, AdviseError> {
-        at = self.by_time(at)?;
+    /// Steps to less and less time or memory, among settings with room, as those have that it begins
+    /// with; and with no more than so much of the other.
+    fn descend(
+        &mut self,
+        mut at: Vec<Setting>,
+        by: Goal,
+        bound: Option<(Goal, f64)>,
+    ) -> Result<Setting, AdviseError> {
+        at = self.ordered(at, by)?;
         at.truncate(WIDTH);
         let mut best = at[0].clone();
         for _ in 0..MOST_STEPS {
             let around = self.around(&at);
-            let around = self.completing(&around, self.task.capacity)?;
-            let around = self.by_time(around)?;
+            let mut around = self.completing(&around, self.task.capacity)?;
+            if let Some((goal, most)) = bound {
+                let figures = self.figures(&around)?;
+                let mut within = figures.iter().map(|figures| goal.of(figures) <= most);
+                around.retain(|_| within.next() == Some(true));
+            }
+            let around = self.ordered(around, by)?;
             at.clear();
             for some in around.chunks(WIDTH) {
-                at.extend(self.completing(some, most)?);
+                at.extend(self.completing(some, self.task.room)?);
                 if at.len() >= WIDTH {
                     break;
                 }
             }
             at.truncate(WIDTH);
             let Some(first) = at.first().cloned() else { break };
-            let time = self.one(&best, self.task.capacity)?.time();
-            if self.one(&first, self.task.capacity)?.time() + self.task.less_time(time) >= time {
+            let before = by.of(&self.one(&best, self.task.capacity)?);
+            let now = by.of(&self.one(&first, self.task.capacity)?);
+            if now + self.task.counts(by, before) >= before {
                 break;
             }
             best = first;
@@ -260,29 +185,6 @@ impl Search<'_, '_> {
         let around = settings.iter().flat_map(|setting| self.family.neighbours(setting));
         let around: BTreeSet<_> = around.filter(|setting| !settings.contains(setting)).collect();
         around.into_iter().collect()
-    }
-
-    /// Steps to less and less reserved memory, among settings that have room and are as fast.
-    fn smaller(&mut self, mut at: Setting) -> Result<Setting, AdviseError> {
-        let time = self.one(&at, self.task.capacity)?.time();
-        let limit = time + self.task.less_time(time);
-        for _ in 0..MOST_STEPS {
-            let held = self.one(&at, self.task.capacity)?.peak_reserved;
-            let around = self.family.neighbours(&at);
-            let around = self.completing(&around, self.task.capacity)?;
-            let figures = self.figures(&around)?;
-            let mut good: Vec<_> = around.into_iter().zip(figures).collect();
-            good.retain(|(_, figures)| {
-                figures.time() <= limit && less(figures.peak_reserved, held, LESS_RESERVED)
-            });
-            good.sort_by_key(|(_, figures)| figures.peak_reserved);
-            let good: Vec<_> = good.into_iter().map(|(setting, _)| setting).collect();
-            match self.completing(&good, self.task.room)?.into_iter().next() {
-                Some(better) => at = better,
-                None => break,
-            }
-        }
-        Ok(at)
     }
 
     /// The setting without the options that buy nothing: the simplest that is not beaten by it.
@@ -344,10 +246,10 @@ impl Search<'_, '_> {
         Ok(done.map(|(setting, _)| setting.clone()).collect())
     }
 
-    /// The fastest first.
-    fn by_time(&mut self, settings: Vec<Setting>) -> Result<Vec<Setting>, AdviseError> {
+    /// Those with the least time or memory first.
+    fn ordered(&mut self, settings: Vec<Setting>, by: Goal) -> Result<Vec<Setting>, AdviseError> {
         let mut all: Vec<_> = self.figures(&settings)?.into_iter().zip(settings).collect();
-        all.sort_by(|(one, _), (other, _)| one.time().total_cmp(&other.time()));
+        all.sort_by(|(one, _), (other, _)| by.of(one).total_cmp(&by.of(other)));
         Ok(all.into_iter().map(|(_, setting)| setting).collect())
     }
 }

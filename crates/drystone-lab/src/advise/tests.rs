@@ -124,15 +124,16 @@ fn the_option_that_a_trace_needs_is_found() {
         assert!(family.text(&setting).starts_with(option), "{standing:?}");
         assert!(standing.roomy && standing.figures.completes);
         let default = search.standing(&family.default()).unwrap();
-        let slow = default.figures.time() > 2.0 * standing.figures.time();
+        let time = |standing: &Standing| Goal::Time.of(&standing.figures);
+        let slow = time(&default) > 2.0 * time(&standing);
         assert!(slow || !default.figures.completes, "{default:?}");
 
         // Among all options the answer is at least as good.
         let advice = ask(&run, &question(capacity));
         let best = &advice.families[0].recommended;
         assert_eq!(best.line, format!("PYTORCH_ALLOC_CONF={}", best.setting));
-        let time = standing.figures.time();
-        let most = time + (time * 0.05).max(task.run_us as f64 * 0.001);
+        let time = time(&standing);
+        let most = time + task.counts(Goal::Time, time);
         assert!(best.has_headroom && best.driver_us + best.wait_us <= most, "{best:#?}");
     }
 }
@@ -163,7 +164,7 @@ fn options_of_the_answer_each_buy_something() {
                 let less = &effect.trial;
                 let buys = !less.has_headroom
                     || time(best) < 0.95 * time(less)
-                    || best.peak_reserved_bytes < less.peak_reserved_bytes / 100 * 95;
+                    || best.peak_reserved_bytes < less.peak_reserved_bytes / 100 * 98;
                 assert!(buys, "{effect:#?}\n{best:#?}");
                 assert!(best.setting.contains(&effect.option));
                 shown += 1;
@@ -305,7 +306,7 @@ fn no_two_options_beat_the_answer() {
             let all: Vec<_> = all.iter().map(|setting| family.policy(setting).unwrap()).collect();
             let figures = bench.at(&all, capacity).unwrap();
             let mut faster: Vec<_> = all.into_iter().zip(figures).collect();
-            faster.retain(|(_, found)| found.completes && found.time() + counts < time);
+            faster.retain(|(_, found)| found.completes && Goal::Time.of(found) + counts < time);
             let faster: Vec<_> = faster.into_iter().map(|(policy, _)| policy).collect();
             let roomy = bench.at(&faster, room).unwrap();
             assert!(roomy.iter().all(|found| !found.completes), "{best:#?} {faster:#?}");
