@@ -137,6 +137,7 @@ impl<D: Driver> Allocator<D> {
             let window = window.filter(|window| !is_beaten(least_cost(window, largest)));
             let plan =
                 window.and_then(|window| self.plan(store, quest, sources, window, donors, mark));
+            debug_assert!(plan.as_ref().is_none_or(|plan| plan.cost >= least), "no lower bound");
             if let Some(plan) = plan
                 && best.as_ref().is_none_or(|(known, _)| (plan.cost, at) < *known)
             {
