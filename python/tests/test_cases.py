@@ -1,6 +1,7 @@
-"""The snapshots of docs/cases are what PyTorch records today, byte for byte.
+"""The snapshots of docs/cases are what PyTorch records today, byte for byte, and the programs end as
+the pages say: in PyTorch under its settings, and with Drystone in PyTorch.
 
-Needs PyTorch 2.11 with CUDA, a C compiler and the program ``drystone``, not a GPU.
+Needs PyTorch 2.11 with CUDA, compilers and the program ``drystone``, not a GPU.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ RECORD = Path(__file__).parents[2] / "traces/cases/record.py"
 
 
 @pytest.mark.parametrize("name", ["stanza", "gliner", "volumes", "bert", "deepke", "weclone"])
-def test_a_case_is_recorded_again(name: str, tmp_path: Path) -> None:
+def test_a_case_is_recorded_again(name: str, adapter_cache: Path, tmp_path: Path) -> None:
     torch_tools.fake_cuda(tmp_path)  # skips where it cannot be built
     done = subprocess.run(
         [sys.executable, str(RECORD), "--check", name],
-        env=os.environ | {"DRYSTONE_PROGRAM": program()},
+        env=os.environ | {"DRYSTONE_PROGRAM": program(), "DRYSTONE_CACHE": str(adapter_cache)},
         capture_output=True,
         text=True,
         timeout=600,

@@ -1,4 +1,5 @@
-"""Fills the figures and outputs of docs/cases, and docs/results/cases.jsonl, anew; `scripts/cases` runs it.
+"""Fills the figures and outputs of docs/cases, and docs/results/cases.jsonl, anew; `scripts/cases`
+runs it.
 
 What is between `<!-- make: KIND NAME -->` and `<!-- end -->` in a page is made here:
 
@@ -9,8 +10,8 @@ changed NAME …  whole runs of the program after a change of its user
 ends NAME …     how they ended in PyTorch itself, with the memory of the case
 recorded NAME   a run of such a program on a GPU
 
-With --check nothing is written: the figures of whole runs and what is diagnosed first are made again and
-compared with the file, and the pages' tables with what follows from it.
+With --check nothing is written: the figures of whole runs and what is diagnosed first are made again
+and compared with the file, and the pages' tables with what follows from it.
 """
 
 from __future__ import annotations
@@ -50,9 +51,13 @@ ROWS = [
     ("pytorch-expandable", "`expandable_segments:True`", "expandable_segments:True"),
     ("pytorch:max_split_size_mb=128", "`max_split_size_mb:128`", "max_split_size_mb:128"),
     ("pytorch:max_split_size_mb=512", "`max_split_size_mb:512`", "max_split_size_mb:512"),
-    ("pytorch:roundup_power2_divisions=4", "`roundup_power2_divisions:4`", "roundup_power2_divisions:4"),
-    ("drystone", "Drystone", None),
-    ("drystone:reserve=lean", "Drystone, `reserve:lean`", None),
+    (
+        "pytorch:roundup_power2_divisions=4",
+        "`roundup_power2_divisions:4`",
+        "roundup_power2_divisions:4",
+    ),
+    ("drystone", "Drystone", "drystone"),
+    ("drystone:reserve=lean", "Drystone, `reserve:lean`", "drystone,reserve:lean"),
 ]
 POLICIES = [part for policy, _, _ in ROWS for part in ("--policy", policy)]
 Row = dict[str, Any]
@@ -134,10 +139,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, marks, *rows])
 
 
-def torch_says(name: str, settings: str | None) -> str:
+def torch_says(name: str, settings: str) -> str:
     """How the program itself ended in PyTorch under a setting."""
-    if settings is None:
-        return ""
     end = json.loads((HERE / "runs.json").read_text())[name][settings]
     held = size(end["peak_reserved_bytes"])
     return f"completes, {held}" if end["error"] is None else f"out of memory at {held}"
@@ -155,7 +158,7 @@ def figures(name: str, rows: list[Row]) -> str:
         cells = [written, size(row["enough_reserved_bytes"]), size(row["min_capacity_bytes"]), end]
         body.append([*cells, torch_says(name, settings)])
     live = size(mine["pytorch"]["whole_live_bytes"])
-    return f"At most {live} are live.\n\n" + table([*head, f"PyTorch itself, with {fits}"], body)
+    return f"At most {live} are live.\n\n" + table([*head, f"in PyTorch itself, with {fits}"], body)
 
 
 def changed(names: list[str], rows: list[Row]) -> str:
@@ -170,11 +173,7 @@ def changed(names: list[str], rows: list[Row]) -> str:
 
 def ends(names: list[str]) -> str:
     """Runs in PyTorch itself beside each other."""
-    body = [
-        [written, *(torch_says(name, settings) for name in names)]
-        for _, written, settings in ROWS
-        if settings is not None
-    ]
+    body = [[row[1], *(torch_says(name, row[2]) for name in names)] for row in ROWS]
     return table(["in PyTorch itself", *(f"`{name}`" for name in names)], body)
 
 

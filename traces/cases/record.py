@@ -7,13 +7,14 @@ time in which a busy GPU writes its bytes.
 
 usage: python traces/cases/record.py [--check] [NAME ...]
 
-Needs PyTorch 2.11 with CUDA 13, a C compiler and the program `drystone`, but no GPU. --check writes
-nothing and fails where a file would differ. Files:
+Needs PyTorch 2.11 with CUDA 13, a C and a C++ compiler, the program `drystone`, and the library for
+the Python package (DRYSTONE_LIBRARY), but no GPU. --check writes nothing and fails where a file
+would differ. Files:
 
 NAME.pickle.xz  the snapshot at the failure, on the case's device
 NAME.dst        the whole run, on a device with memory enough; NAME-WHAT.dst: with other settings
-runs.json       on the case's device under other settings of PyTorch: how it ends, and what is held;
-                also of the programs with other settings
+runs.json       on the case's device under other settings of PyTorch, and with Drystone in PyTorch:
+                how it ends, and what is held; also of the programs with other settings
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.dont_write_bytecode = True
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 NAMES = ["stanza", "gliner", "volumes", "bert", "deepke", "weclone"]
@@ -44,18 +46,24 @@ CHANGED = {
 #: What only changes how a run ends, not what is asked for: no trace of its own.
 SAME = {
     "gliner-emptied": ("gliner", {"EMPTIED": True}),
+    "weclone-0.96": ("weclone", {"UTILIZATION": 0.96}),
     "weclone-0.97": ("weclone", {"UTILIZATION": 0.97}),
     "weclone-0.98": ("weclone", {"UTILIZATION": 0.98}),
 }
-#: Settings of PyTorch under which each case is run on its own device.
+#: Settings of PyTorch under which each case is run on its own device; and Drystone in PyTorch, with
+#: a simulated device and what PyTorch would have had as a limit.
 SETTINGS = [
     "",
     "expandable_segments:True",
     "max_split_size_mb:128",
     "max_split_size_mb:512",
     "roundup_power2_divisions:4",
+    "drystone",
+    "drystone,reserve:lean",
 ]
 ENOUGH = 1 << 40
+#: What Drystone's simulated device has.
+SIMULATED = 80 << 30
 COMPREHENSIONS = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>")
 #: What the host takes to launch a kernel, and what a busy device writes in a microsecond.
 LAUNCH_US, BYTES_PER_US = 8, 250_000
@@ -85,13 +93,29 @@ def tidy(snapshot: dict[str, Any]) -> dict[str, Any]:
     return snapshot
 
 
-def run(name: str, changed: dict[str, Any], history: bool) -> tuple[str | None, int, bytes]:
+def install(settings: str, case: Any) -> None:
+    """Connects Drystone, with the memory that PyTorch would have had; a fraction is one of that
+    device, not of the simulated one."""
+    import drystone
+    import torch
+
+    limit = case.DEVICE - case.OTHERS
+    drystone.install(f"limit:{limit}B{settings.removeprefix('drystone')}", adapter="full")
+    of_all = torch.cuda.set_per_process_memory_fraction
+    torch.cuda.set_per_process_memory_fraction = lambda part: of_all(part * case.DEVICE / SIMULATED)
+
+
+def run(
+    name: str, changed: dict[str, Any], settings: str, history: bool
+) -> tuple[str | None, int, bytes]:
     """Runs a program in this process: the error or None, the peak of what was held, and with the
     history a snapshot as a pickle."""
     import torch
 
     case = importlib.import_module(name)
     vars(case).update(changed)
+    if settings.startswith("drystone"):
+        install(settings, case)
     torch.cuda.init()
     others = ctypes.c_void_p()
     fake = ctypes.CDLL(os.environ["LD_PRELOAD"])
@@ -113,13 +137,20 @@ def run(name: str, changed: dict[str, Any], history: bool) -> tuple[str | None, 
 
 
 def elsewhere(
-    what: list[Any], device: int, settings: str, fake: Path
+    name: str, changed: dict[str, Any], settings: str, history: bool, device: int, fake: Path
 ) -> tuple[str | None, int, bytes]:
     """The same in a process of its own, as PyTorch reads its settings once."""
     environment = {"FAKE_CAPACITY": str(device), "LD_PRELOAD": str(fake)}
+    own = settings.startswith("drystone")
+    environment["PYTORCH_ALLOC_CONF"] = "" if own else settings
+    if own:
+        environment["FAKE_CAPACITY"] = str(SIMULATED)
+        path = [str(CHECKOUT / "python"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment |= {"DRYSTONE_DEVICE": "sim", "PYTHONPATH": os.pathsep.join(path)}
+    what = [name, changed, settings, history]
     done = subprocess.run(
         [sys.executable, __file__, "--run", json.dumps(what)],
-        env={**os.environ, **environment, "PYTORCH_ALLOC_CONF": settings},
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         check=True,
     )
@@ -136,7 +167,7 @@ def program() -> str:
 
 def whole(name: str, changed: dict[str, Any], fake: Path, folder: Path) -> bytes:
     """A run to the end, in Drystone's own format."""
-    error, _, snapshot = elsewhere([name, changed, True], ENOUGH, "", fake)
+    error, _, snapshot = elsewhere(name, changed, "", True, ENOUGH, fake)
     if error is not None:
         raise SystemExit(f"{name}: it does not end where there is memory enough: {error}")
     (folder / "whole.pickle").write_bytes(snapshot)
@@ -150,7 +181,7 @@ def ends_of(name: str, changed: dict[str, Any], fake: Path) -> tuple[dict[str, A
     device = importlib.import_module(name).DEVICE
     ends, snapshot = {}, b""
     for settings in SETTINGS:
-        error, held, made = elsewhere([name, changed, settings == ""], device, settings, fake)
+        error, held, made = elsewhere(name, changed, settings, not settings, device, fake)
         ends[settings] = {"error": error, "peak_reserved_bytes": held}
         snapshot = snapshot or made
     return ends, snapshot

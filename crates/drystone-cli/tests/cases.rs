@@ -191,7 +191,11 @@ fn what_no_setting_saves_a_change_of_the_program_does() {
     let raised = weclone.device / 100 * 97;
     let rows = replayed("weclone.dst", raised, &["pytorch-expandable", "drystone"]);
     assert!(rows.values().all(completes), "{rows:?}");
-    assert!(runs()["weclone-0.97"]["expandable_segments:True"]["error"].is_null());
+    for (raised, settings) in
+        [("weclone-0.97", "expandable_segments:True"), ("weclone-0.96", "drystone")]
+    {
+        assert!(runs()[raised][settings]["error"].is_null(), "{raised}");
+    }
     let few = replayed("weclone-graphs.dst", weclone.fits, &["pytorch", "drystone"]);
     assert!(!few.values().any(completes), "{few:?}");
 }
@@ -225,6 +229,8 @@ fn replays_end_as_pytorch_itself_did() {
         let policy = |settings: &str| match settings {
             "expandable_segments:True" => "pytorch-expandable".to_owned(),
             "" => "pytorch".to_owned(),
+            "drystone" => "drystone".to_owned(),
+            "drystone,reserve:lean" => "drystone:reserve=lean".to_owned(),
             settings => format!("pytorch:{}", settings.replace(':', "=")),
         };
         let policies: Vec<String> = ends.keys().map(|settings| policy(settings)).collect();
