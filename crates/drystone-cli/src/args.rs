@@ -11,7 +11,7 @@ use crate::values::{self, DeviceName};
 
 const TRACES: &str = "\
 Traces:
-  A trace is a memory snapshot of PyTorch, a log of RMM, a CSV with the columns
+  A trace is a memory snapshot of PyTorch (a pickle or JSON), a log of RMM, a CSV with the columns
   t_us,op,id,size,stream, or a .dst that `drystone convert` wrote; each as it is or compressed with xz
   or zstd. To record one, in the program that is to be studied:
     torch.cuda.memory._record_memory_history(max_entries=1_000_000)
