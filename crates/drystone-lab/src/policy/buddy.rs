@@ -16,7 +16,7 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::parts::{ByStream, Segments, no_block, options, refusal};
+use super::parts::{ByStream, Given, Segments, no_block, refusal};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
@@ -50,18 +50,11 @@ struct Config {
 }
 
 fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
-    let mut config = Config { segment: 64 << 20, least: 512 };
-    for (key, value) in given.iter() {
-        let (size, range) = match key {
-            "segment_size" => (&mut config.segment, 2 << 20..=64 << 30),
-            "min_block" => (&mut config.least, 256..=1 << 20),
-            _ => return Err(options::unknown(key, OPTIONS)),
-        };
-        *size = options::bytes(key, value, range, OPTIONS)?;
-        if !size.is_power_of_two() {
-            return Err(options::bad(key, value, OPTIONS));
-        }
-    }
+    let given = Given::new(given, OPTIONS)?;
+    let config = Config {
+        segment: given.power("segment_size", 2 << 20..=64 << 30)?.unwrap_or(64 << 20),
+        least: given.power("min_block", 256..=1 << 20)?.unwrap_or(512),
+    };
     Ok(Arc::new(move |driver| Ok(Box::new(Buddy::new(driver, config)))))
 }
 

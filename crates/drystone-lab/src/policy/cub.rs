@@ -20,7 +20,7 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::parts::{Event, Segments, no_block, options, refusal};
+use super::parts::{Event, Given, Segments, no_block, refusal};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
@@ -75,22 +75,16 @@ fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
 }
 
 fn read(given: &PolicyOptions) -> Result<Config, String> {
-    let (mut growth, mut min_bin, mut max_bin, mut max_cached) = (8, 3, 7, None);
-    for (key, value) in given.iter() {
-        match key {
-            "bin_growth" => growth = options::number(key, value, 2..=1024, OPTIONS)?,
-            "min_bin" => min_bin = options::number(key, value, 0..=59, OPTIONS)? as u32,
-            "max_bin" => max_bin = options::number(key, value, 0..=59, OPTIONS)? as u32,
-            "max_cached_bytes" => {
-                max_cached = Some(options::bytes(key, value, 0..=u64::MAX, OPTIONS)?);
-            }
-            _ => return Err(options::unknown(key, OPTIONS)),
-        }
-    }
+    let given = Given::new(given, OPTIONS)?;
+    let growth = given.number("bin_growth", 2..=1024)?.unwrap_or(8);
+    let bin = |key| given.number(key, 0..=59);
+    let min_bin = bin("min_bin")?.unwrap_or(3) as u32;
+    let max_bin = bin("max_bin")?.unwrap_or(7) as u32;
+    let max_cached = given.bytes("max_cached_bytes", 0..=u64::MAX)?;
     let largest = growth.checked_pow(max_bin).filter(|&largest| largest <= LARGEST);
-    let largest = largest.ok_or_else(|| options::bad("max_bin", &max_bin.to_string(), OPTIONS))?;
+    let largest = largest.ok_or_else(|| given.bad("max_bin", max_bin))?;
     if min_bin > max_bin {
-        return Err(options::bad("min_bin", &min_bin.to_string(), OPTIONS));
+        return Err(given.bad("min_bin", min_bin));
     }
     Ok(Config { growth, min_bin, max_bin, max_cached: max_cached.unwrap_or(largest * 3 - 1) })
 }

@@ -15,7 +15,7 @@ use drystone_core::driver::MemPoolId;
 use drystone_core::{DeviceId, Driver, DriverError, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::parts::{no_block, options, refusal};
+use super::parts::{Given, no_block, refusal};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
@@ -34,13 +34,8 @@ const OPTIONS: &[OptionInfo] = &[OptionInfo {
 }];
 
 fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
-    let mut keep = 0;
-    for (key, value) in given.iter() {
-        match key {
-            "release_threshold" => keep = options::bytes(key, value, 0..=u64::MAX, OPTIONS)?,
-            _ => return Err(options::unknown(key, OPTIONS)),
-        }
-    }
+    let given = Given::new(given, OPTIONS)?;
+    let keep = given.bytes("release_threshold", 0..=u64::MAX)?.unwrap_or(0);
     Ok(Arc::new(move |driver| {
         driver.stream_ordered().map_err(|error| error.to_string())?;
         let (pools, live) = (Vec::new(), FxHashMap::default());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use drystone_core::{DeviceId, Driver, StreamId};
 
-use super::parts::{Segments, no_block, options, refusal};
+use super::parts::{Given, Segments, no_block, refusal};
 use super::{Needs, Policy, PolicyInfo, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
@@ -20,9 +20,9 @@ pub(super) const INFO: PolicyInfo = PolicyInfo {
     summary: "no cache: cudaMalloc and cudaFree for every block",
     needs: Needs::Device,
     options: Vec::new,
-    prepare: |given| match given.iter().next() {
-        Some((key, _)) => Err(options::unknown(key, &[])),
-        None => Ok(Arc::new(|driver| Ok(Box::new(CudaMalloc::new(driver))))),
+    prepare: |given| {
+        Given::new(given, &[])?;
+        Ok(Arc::new(|driver| Ok(Box::new(CudaMalloc::new(driver)))))
     },
 };
 

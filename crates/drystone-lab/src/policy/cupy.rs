@@ -20,7 +20,7 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverCall, DriverError, DriverErrorKind, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::parts::{ByStream, ChunkId, Chunks, Segments, no_block, options, refusal};
+use super::parts::{ByStream, ChunkId, Chunks, Given, Segments, Share, no_block, refusal};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
@@ -42,13 +42,8 @@ const OPTIONS: &[OptionInfo] = &[OptionInfo {
 const UNIT: u64 = 512;
 
 fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
-    let mut limit = options::Share::Bytes(0);
-    for (key, value) in given.iter() {
-        match key {
-            "limit" => limit = options::share(key, value, OPTIONS)?,
-            _ => return Err(options::unknown(key, OPTIONS)),
-        }
-    }
+    let given = Given::new(given, OPTIONS)?;
+    let limit = given.share("limit")?.unwrap_or(Share::Bytes(0));
     Ok(Arc::new(move |driver| Ok(Box::new(CuPy::new(driver, limit)))))
 }
 
@@ -70,7 +65,7 @@ struct Budget {
 }
 
 struct CuPy {
-    limit: options::Share,
+    limit: Share,
     chunks: Chunks<Owner>,
     live: FxHashMap<u64, ChunkId>,
     arenas: ByStream<Arena>,
@@ -79,7 +74,7 @@ struct CuPy {
 }
 
 impl CuPy {
-    fn new(driver: Arc<dyn Driver>, limit: options::Share) -> Self {
+    fn new(driver: Arc<dyn Driver>, limit: Share) -> Self {
         CuPy {
             limit,
             chunks: Chunks::default(),
@@ -95,7 +90,7 @@ impl CuPy {
             return Ok(budget);
         }
         let limit = match self.limit {
-            options::Share::Bytes(bytes) => bytes,
+            Share::Bytes(bytes) => bytes,
             part => part.of(self.segments.driver().device_memory(device)?.total),
         };
         Ok(*self.budgets.entry(device).or_insert(Budget { total: 0, limit }))
@@ -260,9 +255,9 @@ mod tests {
     const DEVICE: DeviceId = DeviceId(0);
     const ONE: StreamId = StreamId(1);
     const TWO: StreamId = StreamId(2);
-    const NO_LIMIT: options::Share = options::Share::Bytes(0);
+    const NO_LIMIT: Share = Share::Bytes(0);
 
-    fn cupy(limit: options::Share, capacity: u64) -> (CuPy, Arc<SimDriver>) {
+    fn cupy(limit: Share, capacity: u64) -> (CuPy, Arc<SimDriver>) {
         let sim = Arc::new(SimDriver::new(SimConfig::default().capacity(capacity)).unwrap());
         (CuPy::new(Arc::clone(&sim) as _, limit), sim)
     }
@@ -318,7 +313,7 @@ mod tests {
 
     #[test]
     fn at_a_limit_whole_allocations_go_back_too() {
-        let (mut cupy, sim) = cupy(options::Share::Percent(50.0), 8 << 20);
+        let (mut cupy, sim) = cupy(Share::Percent(50.0), 8 << 20);
         let cached = cupy.allocate(3 << 20, DEVICE, ONE).unwrap();
         cupy.free(cached).unwrap();
         cupy.allocate(2 << 20, DEVICE, TWO).unwrap();

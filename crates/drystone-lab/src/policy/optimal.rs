@@ -15,7 +15,7 @@ use drystone_core::{DeviceId, Driver, DriverError, StreamId};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 
-use super::parts::{Segments, no_block, options, refusal};
+use super::parts::{Given, Segments, no_block, refusal};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
@@ -37,13 +37,8 @@ const OPTIONS: &[OptionInfo] = &[OptionInfo {
 const UNIT: u64 = 512;
 
 fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
-    let mut page = 2 << 20;
-    for (key, value) in given.iter() {
-        match key {
-            "page" => page = options::bytes(key, value, UNIT..=1 << 30, OPTIONS)?,
-            _ => return Err(options::unknown(key, OPTIONS)),
-        }
-    }
+    let given = Given::new(given, OPTIONS)?;
+    let page = given.bytes("page", UNIT..=1 << 30)?.unwrap_or(2 << 20);
     Ok(Arc::new(move |driver| Ok(Box::new(Optimal::new(driver, page)))))
 }
 

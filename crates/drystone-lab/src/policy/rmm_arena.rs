@@ -25,8 +25,7 @@ use drystone_core::{DeviceId, Driver, DriverError, StreamId};
 use rustc_hash::FxHashMap;
 use superblock::{MINIMUM, Superblocks};
 
-use super::parts::options::{self, Share};
-use super::parts::{Event, Segments, no_block, refusal};
+use super::parts::{Devices, Event, Given, Segments, Share, refusal};
 use super::rmm_pool::{ALIGNMENT, exceeded};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
@@ -46,17 +45,10 @@ const OPTIONS: &[OptionInfo] = &[OptionInfo {
 }];
 
 fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
-    let mut size = Share::Percent(50.0);
-    for (key, value) in given.iter() {
-        match key {
-            "arena_size" => size = options::share(key, value, OPTIONS)?,
-            _ => return Err(options::unknown(key, OPTIONS)),
-        }
-        if matches!(size, Share::Bytes(..MINIMUM)) {
-            return Err(options::bad(key, value, OPTIONS));
-        }
-    }
-    Ok(Arc::new(move |driver| Ok(Box::new(RmmArena { size, driver, devices: Vec::new() }))))
+    let given = Given::new(given, OPTIONS)?;
+    let has_room = |size: &Share| !matches!(size, Share::Bytes(..MINIMUM));
+    let size = given.share_if("arena_size", has_room)?.unwrap_or(Share::Percent(50.0));
+    Ok(Arc::new(move |driver| Ok(Box::new(RmmArena { size, driver, devices: Devices::default() }))))
 }
 
 /// The arena of one stream.
@@ -178,21 +170,7 @@ impl Device {
 struct RmmArena {
     size: Share,
     driver: Arc<dyn Driver>,
-    /// One for each device that was used.
-    devices: Vec<Device>,
-}
-
-impl RmmArena {
-    fn device(&mut self, id: DeviceId) -> Result<&mut Device, DriverError> {
-        let place = match self.devices.iter().position(|device| device.id == id) {
-            Some(place) => place,
-            None => {
-                self.devices.push(Device::new(&self.driver, id, self.size)?);
-                self.devices.len() - 1
-            }
-        };
-        Ok(&mut self.devices[place])
-    }
+    devices: Devices<Device>,
 }
 
 impl Policy for RmmArena {
@@ -200,21 +178,15 @@ impl Policy for RmmArena {
         if size == 0 {
             return Ok(0);
         }
-        let address = self.device(device).and_then(|device| device.allocate(size, stream));
+        let make = || Device::new(&self.driver, device, self.size);
+        let own = self.devices.get(device, make);
+        let address = own.and_then(|own| own.allocate(size, stream));
         let address = address.map_err(|error| refusal(&error, || exceeded(size)))?;
         address.ok_or_else(|| Refusal::OutOfMemory(exceeded(size).into()))
     }
 
     fn free(&mut self, address: u64) -> Result<(), String> {
-        if address == 0 {
-            return Ok(());
-        }
-        for device in &mut self.devices {
-            if device.free(address).map_err(|error| error.to_string())? {
-                return Ok(());
-            }
-        }
-        Err(no_block(address))
+        self.devices.free(address, Device::free)
     }
 
     fn block_bytes(&self, address: u64) -> Option<u64> {
@@ -240,7 +212,7 @@ mod tests {
     fn arena(mib: u64) -> (RmmArena, Arc<SimDriver>) {
         let sim = Arc::new(SimDriver::new(SimConfig::default().capacity(64 * MIB)).unwrap());
         let size = Share::Bytes(mib * MIB);
-        (RmmArena { size, driver: Arc::clone(&sim) as _, devices: Vec::new() }, sim)
+        (RmmArena { size, driver: Arc::clone(&sim) as _, devices: Devices::default() }, sim)
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverError, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::parts::{Span, Spans, StreamLists, no_block, options, refusal};
+use super::parts::{Devices, Given, Span, Spans, StreamLists, refusal};
 use super::rmm_pool::{OPTIONS as POOL_OPTIONS, Pool, Sizes, exceeded};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
@@ -59,25 +59,21 @@ struct Config {
 
 fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
     let config = read(given)?;
-    Ok(Arc::new(move |driver| Ok(Box::new(Binning { config, driver, devices: Vec::new() }))))
+    Ok(Arc::new(move |driver| {
+        Ok(Box::new(Binning { config, driver, devices: Devices::default() }))
+    }))
 }
 
 fn read(given: &PolicyOptions) -> Result<Config, String> {
-    let mut config = Config { min: 18, max: 22, sizes: Sizes::default() };
-    for (key, value) in given.iter() {
-        match key {
-            "min_size_exponent" => {
-                config.min = options::number(key, value, 8..=40, OPTIONS)? as u32;
-            }
-            "max_size_exponent" => {
-                config.max = options::number(key, value, 8..=40, OPTIONS)? as u32;
-            }
-            _ if config.sizes.read(key, value)? => {}
-            _ => return Err(options::unknown(key, OPTIONS)),
-        }
-    }
+    let given = Given::new(given, OPTIONS)?;
+    let exponent = |key| given.number(key, 8..=40);
+    let config = Config {
+        min: exponent("min_size_exponent")?.unwrap_or(18) as u32,
+        max: exponent("max_size_exponent")?.unwrap_or(22) as u32,
+        sizes: Sizes::read(&given)?,
+    };
     if config.min > config.max {
-        return Err(options::bad("min_size_exponent", &config.min.to_string(), OPTIONS));
+        return Err(given.bad("min_size_exponent", config.min));
     }
     Ok(config)
 }
@@ -179,23 +175,17 @@ impl Device {
 struct Binning {
     config: Config,
     driver: Arc<dyn Driver>,
-    /// One for each device that was used.
-    devices: Vec<Device>,
+    devices: Devices<Device>,
 }
 
 impl Binning {
     /// The device's bins and pool. Where making a bin fails, those before it are there already when
     /// the next request comes.
     fn device(&mut self, id: DeviceId) -> Result<&mut Device, DriverError> {
-        let place = match self.devices.iter().position(|device| device.pool.device == id) {
-            Some(place) => place,
-            None => {
-                let pool = Pool::new(&self.driver, id, self.config.sizes)?;
-                self.devices.push(Device { pool, bins: Vec::new(), live: FxHashMap::default() });
-                self.devices.len() - 1
-            }
-        };
-        let device = &mut self.devices[place];
+        let device = self.devices.get(id, || {
+            let pool = Pool::new(&self.driver, id, self.config.sizes)?;
+            Ok(Device { pool, bins: Vec::new(), live: FxHashMap::default() })
+        })?;
         for exponent in (self.config.min..=self.config.max).skip(device.bins.len()) {
             device.bins.push(Bin::new(&self.driver, &mut device.pool, exponent)?);
         }
@@ -213,15 +203,7 @@ impl Policy for Binning {
     }
 
     fn free(&mut self, address: u64) -> Result<(), String> {
-        if address == 0 {
-            return Ok(());
-        }
-        for device in &mut self.devices {
-            if device.free(address).map_err(|error| error.to_string())? {
-                return Ok(());
-            }
-        }
-        Err(no_block(address))
+        self.devices.free(address, Device::free)
     }
 
     fn block_bytes(&self, address: u64) -> Option<u64> {
@@ -246,10 +228,10 @@ mod tests {
     /// Bins of 1, 2 and 4 KiB over a pool of 8 MiB.
     fn binning() -> (Binning, Arc<SimDriver>) {
         let sim = Arc::new(SimDriver::new(SimConfig::default().capacity(8 << 20)).unwrap());
-        let mut sizes = Sizes::default();
-        assert_eq!(sizes.read("initial_pool_size", "8MiB"), Ok(true));
+        let given = PolicyOptions::of(&[("initial_pool_size", "8MiB")]);
+        let sizes = Sizes::read(&Given::new(&given, OPTIONS).unwrap()).unwrap();
         let config = Config { min: 10, max: 12, sizes };
-        (Binning { config, driver: Arc::clone(&sim) as _, devices: Vec::new() }, sim)
+        (Binning { config, driver: Arc::clone(&sim) as _, devices: Devices::default() }, sim)
     }
 
     #[test]

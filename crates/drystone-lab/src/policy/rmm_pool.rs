@@ -20,8 +20,7 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::parts::options::{self, Share};
-use super::parts::{FreeList, Segments, Span, StreamLists, no_block, refusal};
+use super::parts::{Devices, FreeList, Given, Segments, Share, Span, StreamLists, refusal};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
@@ -64,45 +63,26 @@ impl Default for Sizes {
 }
 
 impl Sizes {
-    /// Reads an option; whether it is one of these.
-    pub(super) fn read(&mut self, key: &str, value: &str) -> Result<bool, String> {
-        match key {
-            "initial_pool_size" => self.initial = options::share(key, value, OPTIONS)?,
-            "maximum_pool_size" => self.maximum = options::share(key, value, OPTIONS)?,
-            _ => return Ok(false),
-        }
-        Ok(true)
+    /// Those that were given, and else the defaults.
+    pub(super) fn read(given: &Given<'_>) -> Result<Self, String> {
+        let default = Sizes::default();
+        Ok(Sizes {
+            initial: given.share("initial_pool_size")?.unwrap_or(default.initial),
+            maximum: given.share("maximum_pool_size")?.unwrap_or(default.maximum),
+        })
     }
 }
 
 fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
-    let mut sizes = Sizes::default();
-    for (key, value) in given.iter() {
-        if !sizes.read(key, value)? {
-            return Err(options::unknown(key, OPTIONS));
-        }
-    }
-    Ok(Arc::new(move |driver| Ok(Box::new(RmmPool { sizes, driver, pools: Vec::new() }))))
+    let sizes = Sizes::read(&Given::new(given, OPTIONS)?)?;
+    Ok(Arc::new(move |driver| Ok(Box::new(RmmPool { sizes, driver, pools: Devices::default() }))))
 }
 
 /// A pool of each device that was used.
 struct RmmPool {
     sizes: Sizes,
     driver: Arc<dyn Driver>,
-    pools: Vec<Pool>,
-}
-
-impl RmmPool {
-    fn pool(&mut self, device: DeviceId) -> Result<&mut Pool, DriverError> {
-        let place = match self.pools.iter().position(|pool| pool.device == device) {
-            Some(place) => place,
-            None => {
-                self.pools.push(Pool::new(&self.driver, device, self.sizes)?);
-                self.pools.len() - 1
-            }
-        };
-        Ok(&mut self.pools[place])
-    }
+    pools: Devices<Pool>,
 }
 
 impl Policy for RmmPool {
@@ -110,20 +90,13 @@ impl Policy for RmmPool {
         if size == 0 {
             return Ok(0);
         }
-        let address = self.pool(device).and_then(|pool| pool.allocate(size, stream));
+        let pool = self.pools.get(device, || Pool::new(&self.driver, device, self.sizes));
+        let address = pool.and_then(|pool| pool.allocate(size, stream));
         address.map_err(|error| refusal(&error, || exceeded(size)))
     }
 
     fn free(&mut self, address: u64) -> Result<(), String> {
-        if address == 0 {
-            return Ok(());
-        }
-        for pool in &mut self.pools {
-            if pool.free(address).map_err(|error| error.to_string())? {
-                return Ok(());
-            }
-        }
-        Err(no_block(address))
+        self.pools.free(address, Pool::free)
     }
 
     fn block_bytes(&self, address: u64) -> Option<u64> {
@@ -266,7 +239,7 @@ mod tests {
     fn pool(initial: u64, maximum: u64, capacity: u64) -> (RmmPool, Arc<SimDriver>) {
         let sim = Arc::new(SimDriver::new(SimConfig::default().capacity(capacity)).unwrap());
         let sizes = Sizes { initial: Share::Bytes(initial), maximum: Share::Bytes(maximum) };
-        (RmmPool { sizes, driver: Arc::clone(&sim) as _, pools: Vec::new() }, sim)
+        (RmmPool { sizes, driver: Arc::clone(&sim) as _, pools: Devices::default() }, sim)
     }
 
     fn taken(sim: &SimDriver) -> u64 {
@@ -277,7 +250,7 @@ mod tests {
     fn half_of_the_device_is_taken_at_first() {
         let sim = Arc::new(SimDriver::new(SimConfig::default().capacity(9 * MIB)).unwrap());
         let driver = Arc::clone(&sim) as Arc<dyn Driver>;
-        let mut pool = RmmPool { sizes: Sizes::default(), driver, pools: Vec::new() };
+        let mut pool = RmmPool { sizes: Sizes::default(), driver, pools: Devices::default() };
         let block = pool.allocate(100, DEVICE, StreamId(0)).unwrap();
         assert_eq!((taken(&sim), pool.block_bytes(block)), (9 * MIB / 2, Some(256)));
     }

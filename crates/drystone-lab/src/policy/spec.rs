@@ -18,6 +18,15 @@ impl PolicyOptions {
     }
 }
 
+#[cfg(test)]
+impl PolicyOptions {
+    /// These.
+    pub(super) fn of(pairs: &[(&str, &str)]) -> Self {
+        let owned = |&(key, value): &(&str, &str)| (key.to_owned(), value.to_owned());
+        PolicyOptions(pairs.iter().map(owned).collect())
+    }
+}
+
 /// As written, without the policy's name: `key=value,key=value`; empty without options.
 impl fmt::Display for PolicyOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

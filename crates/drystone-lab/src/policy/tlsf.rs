@@ -18,7 +18,7 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::parts::{ByStream, ChunkId, Chunks, Segments, no_block, options, refusal};
+use super::parts::{ByStream, ChunkId, Chunks, Given, Segments, no_block, refusal};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
 pub(super) const INFO: PolicyInfo = PolicyInfo {
@@ -44,13 +44,8 @@ const RANGES: usize = 1 << RANGES_LOG2;
 const POWERS: usize = u64::BITS as usize;
 
 fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
-    let mut area = 64 << 20;
-    for (key, value) in given.iter() {
-        match key {
-            "area_size" => area = options::bytes(key, value, 2 << 20..=64 << 30, OPTIONS)?,
-            _ => return Err(options::unknown(key, OPTIONS)),
-        }
-    }
+    let given = Given::new(given, OPTIONS)?;
+    let area = given.bytes("area_size", 2 << 20..=64 << 30)?.unwrap_or(64 << 20);
     let area = area.next_multiple_of(GRANULE);
     Ok(Arc::new(move |driver| Ok(Box::new(Tlsf::new(driver, area)))))
 }

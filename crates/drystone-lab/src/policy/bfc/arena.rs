@@ -7,7 +7,7 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 
 use super::{Config, GRAIN};
-use crate::policy::parts::options::Share;
+use crate::policy::parts::Share;
 use crate::policy::parts::{ChunkId, Chunks, Event, Segments};
 
 /// The first region.

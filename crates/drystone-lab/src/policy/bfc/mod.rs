@@ -30,8 +30,7 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverError, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::parts::options::{self, Share};
-use super::parts::{ChunkId, Segments, no_block, refusal};
+use super::parts::{ChunkId, Given, Segments, Share, no_block, refusal};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 use arena::Arena;
 
@@ -94,25 +93,19 @@ fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
 }
 
 fn read(given: &PolicyOptions) -> Result<Config, String> {
-    let mut config =
-        Config { growth: true, limit: None, collects: true, spare_percent: 0.0, compute: None };
-    for (key, value) in given.iter() {
-        match key {
-            "allow_growth" => config.growth = options::flag(key, value, OPTIONS)?,
-            "memory_limit" => config.limit = Some(options::share(key, value, OPTIONS)?),
-            "garbage_collection" => config.collects = options::flag(key, value, OPTIONS)?,
-            "fragmentation_fraction" => match options::share(key, value, OPTIONS)? {
-                Share::Percent(percent) => config.spare_percent = percent,
-                Share::Bytes(_) => return Err(options::bad(key, value, OPTIONS)),
-            },
-            "compute_stream" => {
-                let number = options::number(key, value, 0..=u64::MAX, OPTIONS)?;
-                config.compute = Some(StreamId(number));
-            }
-            _ => return Err(options::unknown(key, OPTIONS)),
-        }
-    }
-    Ok(config)
+    let given = Given::new(given, OPTIONS)?;
+    let is_percent = |share: &Share| matches!(share, Share::Percent(_));
+    let spare = match given.share_if("fragmentation_fraction", is_percent)? {
+        Some(Share::Percent(percent)) => percent,
+        _ => 0.0,
+    };
+    Ok(Config {
+        growth: given.flag("allow_growth")?.unwrap_or(true),
+        limit: given.share("memory_limit")?,
+        collects: given.flag("garbage_collection")?.unwrap_or(true),
+        spare_percent: spare,
+        compute: given.number("compute_stream", 0..=u64::MAX)?.map(StreamId),
+    })
 }
 
 #[derive(Clone, Copy)]

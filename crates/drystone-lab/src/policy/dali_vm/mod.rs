@@ -24,7 +24,7 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverError, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::parts::{Event, no_block, options, refusal};
+use super::parts::{Event, Given, no_block, refusal};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 use pool::Pool;
 use stream_list::Freed;
@@ -74,24 +74,12 @@ fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
 }
 
 fn read(given: &PolicyOptions) -> Result<Config, String> {
-    let mut config = Config { block: None, addresses: 4 << 30, avoids: false };
-    for (key, value) in given.iter() {
-        match key {
-            "block_size" => {
-                let bytes = options::bytes(key, value, 2 << 20..=1 << 30, OPTIONS)?;
-                if !bytes.is_power_of_two() {
-                    return Err(options::bad(key, value, OPTIONS));
-                }
-                config.block = Some(bytes);
-            }
-            "initial_va_size" => {
-                config.addresses = options::bytes(key, value, 2 << 20..=1 << 40, OPTIONS)?;
-            }
-            "avoid_upstream" => config.avoids = options::flag(key, value, OPTIONS)?,
-            _ => return Err(options::unknown(key, OPTIONS)),
-        }
-    }
-    Ok(config)
+    let given = Given::new(given, OPTIONS)?;
+    Ok(Config {
+        block: given.power("block_size", 2 << 20..=1 << 30)?,
+        addresses: given.bytes("initial_va_size", 2 << 20..=1 << 40)?.unwrap_or(4 << 30),
+        avoids: given.flag("avoid_upstream")?.unwrap_or(false),
+    })
 }
 
 #[derive(Clone, Copy)]

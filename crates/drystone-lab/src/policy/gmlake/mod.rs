@@ -36,7 +36,7 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::parts::{no_block, options, refusal};
+use super::parts::{Given, no_block, refusal};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 use pages::{PAGE, Pages, Used};
 use small::{SMALL, Small};
@@ -98,29 +98,16 @@ fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
 }
 
 fn read(given: &PolicyOptions) -> Result<Config, String> {
-    let mut config = Config {
-        least: 512 << 20,
-        reuse: 10.0,
-        lazy: false,
-        most_stitched: 1000 << 30,
-        only_missing: false,
-    };
-    for (key, value) in given.iter() {
-        match key {
-            "fragLimit" => config.least = options::bytes(key, value, PAGE..=u64::MAX, OPTIONS)?,
-            "reuseLimit" => {
-                let number = value.parse().ok().filter(|number| (1.0..=1e6).contains(number));
-                config.reuse = number.ok_or_else(|| options::bad(key, value, OPTIONS))?;
-            }
-            "defragLevel" => config.lazy = options::number(key, value, 0..=1, OPTIONS)? == 1,
-            "autoGC" => {
-                config.most_stitched = options::number(key, value, 1..=1_000_000, OPTIONS)? << 30;
-            }
-            "reAlloc" => config.only_missing = options::number(key, value, 0..=1, OPTIONS)? == 1,
-            _ => return Err(options::unknown(key, OPTIONS)),
-        }
-    }
-    Ok(config)
+    let given = Given::new(given, OPTIONS)?;
+    let reuse = |value: &str| value.parse().ok().filter(|times| (1.0..=1e6).contains(times));
+    let gib = given.number("autoGC", 1..=1_000_000)?.unwrap_or(1000);
+    Ok(Config {
+        least: given.bytes("fragLimit", PAGE..=u64::MAX)?.unwrap_or(512 << 20),
+        reuse: given.read("reuseLimit", reuse)?.unwrap_or(10.0),
+        lazy: given.number("defragLevel", 0..=1)? == Some(1),
+        most_stitched: gib << 30,
+        only_missing: given.number("reAlloc", 0..=1)? == Some(1),
+    })
 }
 
 /// Bytes that PyTorch takes for a large request.

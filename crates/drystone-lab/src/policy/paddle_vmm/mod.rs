@@ -28,7 +28,7 @@ use std::sync::Arc;
 use drystone_core::{DeviceId, Driver, DriverError, DriverErrorKind, StreamId};
 use rustc_hash::FxHashMap;
 
-use super::parts::{no_block, options, refusal};
+use super::parts::{Given, no_block, refusal};
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 use pool::{Pool, no_addresses};
 
@@ -85,23 +85,20 @@ fn prepare(given: &PolicyOptions) -> Result<PolicyMaker, String> {
 }
 
 fn read(given: &PolicyOptions) -> Result<Config, String> {
-    let mut config = Config { remaps: true, handles: [2 * MIB, 16 * MIB], threshold: 2 * MIB };
-    let even = |key: &str, value: &str| match options::number(key, value, 2..=1024, OPTIONS)? {
-        number if number % 2 == 0 => Ok(number * MIB),
-        _ => Err(options::bad(key, value, OPTIONS)),
+    let given = Given::new(given, OPTIONS)?;
+    let even = |value: &str| {
+        value.parse().ok().filter(|mib: &u64| (2..=1024).contains(mib) && mib.is_multiple_of(2))
     };
-    for (key, value) in given.iter() {
-        match key {
-            "remap_on_oom" => config.remaps = options::flag(key, value, OPTIONS)?,
-            "small_pool_handle_size_in_mb" => config.handles[0] = even(key, value)?,
-            "large_pool_handle_size_in_mb" => config.handles[1] = even(key, value)?,
-            "small_allocation_threshold_in_mb" => {
-                config.threshold = options::number(key, value, 0..=1024, OPTIONS)? * MIB;
-            }
-            _ => return Err(options::unknown(key, OPTIONS)),
-        }
-    }
-    Ok(config)
+    let mib = |key| given.read(key, even);
+    let threshold = given.number("small_allocation_threshold_in_mb", 0..=1024)?;
+    Ok(Config {
+        remaps: given.flag("remap_on_oom")?.unwrap_or(true),
+        handles: [
+            mib("small_pool_handle_size_in_mb")?.unwrap_or(2) * MIB,
+            mib("large_pool_handle_size_in_mb")?.unwrap_or(16) * MIB,
+        ],
+        threshold: threshold.unwrap_or(2) * MIB,
+    })
 }
 
 type PoolKey = (DeviceId, StreamId, bool);
