@@ -8,10 +8,8 @@ use super::bench::Figures;
 const LESS_TIME: f64 = 0.05;
 /// ... and from this part of the run on.
 const LESS_OF_RUN: f64 = 0.001;
-/// Reserving less counts from this part on, as it does in a diagnosis.
-const LESS_RESERVED: f64 = 0.02;
-/// Needing less memory counts from this part on: there is none to spare then.
-pub(super) const LESS_NEEDED: f64 = 0.01;
+/// Memory that is less, needed or reserved, counts from this part on.
+pub(super) const LESS_MEMORY: f64 = 0.01;
 
 impl Goal {
     /// What a setting is measured by.
@@ -51,7 +49,7 @@ impl Task {
     pub(super) fn counts(&self, goal: Goal, than: f64) -> f64 {
         match goal {
             Goal::Time => (than * LESS_TIME).max(self.run_us as f64 * LESS_OF_RUN),
-            Goal::Memory => than * LESS_RESERVED,
+            Goal::Memory => than * LESS_MEMORY,
         }
     }
 
@@ -98,7 +96,7 @@ impl Standing {
             return less(task.goal) || (!more(task.goal) && less(task.goal.other()));
         }
         // What completes only just, or not at all: the times until then are no match.
-        let fewer = |one: u64, than: u64| (one as f64) < than as f64 * (1.0 - LESS_NEEDED);
+        let fewer = |one: u64, than: u64| (one as f64) < than as f64 * (1.0 - LESS_MEMORY);
         let (one, than) = (self.needs(), other.needs());
         fewer(one, than) || (!fewer(than, one) && self.grade() == 1 && less(Goal::Time))
     }

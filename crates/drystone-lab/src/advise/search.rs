@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use super::bench::{Bench, Figures};
 use super::options::{Family, Setting};
-use super::order::{LESS_NEEDED, Standing, Task};
+use super::order::{LESS_MEMORY, Standing, Task};
 use super::workload::PAGE;
 use super::{AdviseError, Goal};
 use crate::policy::PolicySpec;
@@ -35,8 +35,8 @@ pub(super) struct Search<'a, 'b> {
 impl Search<'_, '_> {
     /// The best setting that is found.
     pub(super) fn best(&mut self) -> Result<(Setting, Standing), AdviseError> {
-        let found = self.climb()?;
-        let found = self.pruned(found)?;
+        let (found, bound) = self.climb()?;
+        let found = self.pruned(found, bound)?;
         let standing = self.standing(&found)?;
         Ok((found, standing))
     }
@@ -55,17 +55,19 @@ impl Search<'_, '_> {
         Ok(Standing { figures, roomy, least })
     }
 
-    fn climb(&mut self) -> Result<Setting, AdviseError> {
+    /// The best setting, whatever options it has; and how much of the goal a simpler one may have,
+    /// which is without a bound where nothing has room.
+    fn climb(&mut self) -> Result<(Setting, f64), AdviseError> {
         let starts = self.family.starts.clone();
         let (mut at, roomy) = self.with_room(starts)?;
         if !roomy {
-            return Ok(at.swap_remove(0));
+            return Ok((at.swap_remove(0), f64::INFINITY));
         }
         let (goal, other) = (self.task.goal, self.task.goal.other());
         let at = self.descend(at, goal, None)?;
         let found = goal.of(&self.one(&at, self.task.capacity)?);
         let bound = found + self.task.counts(goal, found);
-        self.descend(vec![at], other, Some((goal, bound)))
+        Ok((self.descend(vec![at], other, Some((goal, bound)))?, bound))
     }
 
     /// Steps to less and less need of memory, until there are settings that complete without what is
@@ -115,7 +117,7 @@ impl Search<'_, '_> {
     ) -> Result<(Vec<Setting>, u64), AdviseError> {
         let floor = (self.task.floor / PAGE).max(1);
         let step = ((floor as f64 * STEP) as u64).max(1);
-        let counts = (needs as f64 * (1.0 - LESS_NEEDED)) as u64;
+        let counts = (needs as f64 * (1.0 - LESS_MEMORY)) as u64;
         let mut enough = counts.min(needs.saturating_sub(PAGE)) / PAGE;
         let mut fails = floor - 1;
         if enough <= fails {
@@ -188,17 +190,22 @@ impl Search<'_, '_> {
     }
 
     /// The setting without the options that buy nothing: the simplest that is not beaten by it.
-    fn pruned(&mut self, found: Setting) -> Result<Setting, AdviseError> {
+    fn pruned(&mut self, found: Setting, bound: f64) -> Result<Setting, AdviseError> {
         let best = self.standing(&found)?;
         let mut at = found;
-        while let Some(simpler) = self.simpler(&at, &best)? {
+        while let Some(simpler) = self.simpler(&at, &best, bound)? {
             at = simpler;
         }
         Ok(at)
     }
 
     /// The setting without the first option that it does as well without.
-    fn simpler(&mut self, at: &Setting, best: &Standing) -> Result<Option<Setting>, AdviseError> {
+    fn simpler(
+        &mut self,
+        at: &Setting,
+        best: &Standing,
+        bound: f64,
+    ) -> Result<Option<Setting>, AdviseError> {
         for option in at.given() {
             let less = self.family.without(at, option);
             if self.family.policy(&less).is_err() {
@@ -207,6 +214,7 @@ impl Search<'_, '_> {
             let figures = self.one(&less, self.task.capacity)?;
             // Cheaper than to look for what it needs, and enough to leave most of them out.
             let hopeless = figures.completes != best.figures.completes
+                || self.task.goal.of(&figures) > bound
                 || (best.roomy && !self.fits(&less, self.task.room)?);
             if !hopeless && !best.beats(&self.standing(&less)?, &self.task) {
                 return Ok(Some(less));
