@@ -152,7 +152,7 @@ fn set_aside(view: &View<'_>) -> Option<Finding> {
     let blocks: Vec<_> = aside.into_values().flatten().collect();
     let bytes = blocks.iter().fold(0u64, |sum, &(_, size)| sum.saturating_add(rounded(size)));
     let Failure { asked, live, .. } = failed.told;
-    if bytes < live / ASIDE || asked > bytes / 2 {
+    if bytes == 0 || bytes < live / ASIDE || asked > bytes / 2 {
         return None;
     }
     let reserved = failed.told.reserved.unwrap_or(live);

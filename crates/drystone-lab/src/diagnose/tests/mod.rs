@@ -182,17 +182,34 @@ fn a_recorded_failure_is_fragmentation_too() {
     script.fail(60 * MIB);
     let mut run = script.run();
     failed(&mut run, 50 * MIB, 200 * MIB);
+    // As it lay when it was recorded, which need not be as it lies in a replay.
+    let block = run.segments[0].blocks[1].clone();
+    run.segments[0].blocks = (0..20)
+        .map(|number| SnapshotBlock {
+            address: (1 << 30) + number * 10 * MIB,
+            size: 10 * MIB,
+            state: [BlockState::Allocated, BlockState::Inactive][number as usize % 2],
+            ..block.clone()
+        })
+        .collect();
     let found = diagnosed(&run, None);
     assert_eq!(
         (found.capacity_bytes, kinds(&found)),
         (Some(250 * MIB), vec![FindingKind::Fragmentation])
     );
-    assert_eq!(found.findings[0].evidence["largest_free"], 20 * MIB);
+    assert_eq!(found.findings[0].evidence["largest_free"], 10 * MIB);
+    assert_eq!(found.findings[0].evidence["free_pieces_count"], 10);
     // Without a snapshot's figures the capacity has to be said.
     let found = diagnosed(&script.run(), Some(250 * MIB));
     assert_eq!(kinds(&found), [FindingKind::Fragmentation]);
     assert_eq!(found.findings[0].evidence["would_have_fit"], 50 * MIB);
     assert!(found.failure.unwrap().recorded);
+    // What happened after the failure is in the segments: then the replay has to tell.
+    script.free(2);
+    let mut run = script.run();
+    failed(&mut run, 50 * MIB, 200 * MIB);
+    let found = diagnosed(&run, None);
+    assert_eq!(found.findings[0].evidence["largest_free"], 20 * MIB);
 }
 
 #[test]
