@@ -11,9 +11,10 @@ use crate::values::{self, DeviceName};
 
 const TRACES: &str = "\
 Traces:
-  A trace is a memory snapshot of PyTorch (a pickle or JSON), a log of RMM, a CSV with the columns
-  t_us,op,id,size,stream, or a .dst that `drystone convert` wrote; each as it is or compressed with xz
-  or zstd. To record one, in the program that is to be studied:
+  A trace is a memory snapshot of PyTorch (a pickle or JSON), a log of RMM,
+  a CSV with the columns t_us,op,id,size,stream, or a .dst that `drystone
+  convert` wrote; each as it is or compressed with xz or zstd. To record one,
+  in the program that is to be studied:
     torch.cuda.memory._record_memory_history(max_entries=1_000_000)
     ...
     torch.cuda.memory._dump_snapshot(\"run.pickle\")";
@@ -193,7 +194,7 @@ pub(crate) struct GenerateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
-    /// The traces: PyTorch memory snapshots, or CSV
+    /// The traces: PyTorch memory snapshots, or any other traces
     #[arg(required = true, value_name = "TRACE")]
     pub(crate) traces: Vec<PathBuf>,
 
@@ -203,7 +204,7 @@ pub(crate) struct ReplayArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
-    /// The traces: PyTorch memory snapshots, or CSV [default: one that drystone carries]
+    /// The traces: PyTorch memory snapshots, or any other traces [default: one that drystone carries]
     #[arg(value_name = "TRACE")]
     pub(crate) traces: Vec<PathBuf>,
 
@@ -308,7 +309,7 @@ impl From<GoalName> for Goal {
 
 #[derive(Debug, Args)]
 pub(crate) struct MinCapacityArgs {
-    /// The traces: PyTorch memory snapshots, or CSV
+    /// The traces: PyTorch memory snapshots, or any other traces
     #[arg(required = true, value_name = "TRACE")]
     pub(crate) traces: Vec<PathBuf>,
 

@@ -1,11 +1,13 @@
 //! The figures of replays as tables that fit the terminal.
 
+use std::ops::Range;
+
 use comfy_table::{
     CellAlignment, ColumnConstraint, ContentArrangement, LineStyle, Table, TableStyle,
 };
 use drystone_core::config::format_bytes;
 use drystone_lab::{Holder, Metrics, MinCapacity, Pool, Recording, Remedy, Trial};
-use drystone_trace::Trace;
+use drystone_trace::{Op, Trace};
 
 use crate::output::columns;
 use crate::play::Played;
@@ -61,7 +63,7 @@ pub(crate) fn figures(played: &Played) -> String {
     for row in &rows {
         table.add_row(chosen.iter().map(|&column| &row[column]));
     }
-    finished(table)
+    finished(table, &[])
 }
 
 type Row = [String; HEADER.len()];
@@ -93,6 +95,8 @@ fn fitting(rows: &[Row]) -> Vec<usize> {
 const MARGIN: usize = 2;
 /// Names of policies with options that are longer than this are broken.
 const LONGEST_NAME: usize = 24;
+/// So much room a text has beside numbers, before some of them are left out.
+const LEAST_TEXT: u16 = 16;
 
 /// A row for each policy: the least memory that it completes with.
 pub(crate) fn capacities(found: &[MinCapacity]) -> String {
@@ -106,14 +110,37 @@ pub(crate) fn capacities(found: &[MinCapacity]) -> String {
             grouped(found.runs),
         ]);
     }
-    finished(table)
+    finished(table, &[3, 2])
 }
 
 /// The table of a policy in each row, with numbers behind it.
-fn finished(mut table: Table) -> String {
-    for column in table.column_iter_mut().skip(1) {
+fn finished(mut table: Table, expendable: &[usize]) -> String {
+    let numbers = 1..table.column_count();
+    beside(table, 0, numbers, expendable)
+}
+
+/// A table of one column that is broken into lines, `text`, and `numbers`, which are not. Where it
+/// is wider than the terminal, the expendable columns are left out, the first one first, until the
+/// text has room.
+fn beside(mut table: Table, text: usize, numbers: Range<usize>, expendable: &[usize]) -> String {
+    let mut widths = table.column_max_content_widths();
+    widths[text] = widths[text].min(LEAST_TEXT);
+    // Each column has a margin.
+    let mut needed = widths.iter().fold(MARGIN, |sum, &width| sum + usize::from(width) + 3);
+    let mut hidden = Vec::new();
+    for &column in expendable {
+        if needed > usize::from(columns()) {
+            needed -= usize::from(widths[column]) + 3;
+            hidden.push(column);
+        }
+    }
+    for index in numbers {
+        let Some(column) = table.column_mut(index) else { continue };
         column.set_cell_alignment(CellAlignment::Right);
-        column.set_constraint(ColumnConstraint::ContentWidth);
+        column.set_constraint(match hidden.contains(&index) {
+            true => ColumnConstraint::Hidden,
+            false => ColumnConstraint::ContentWidth,
+        });
     }
     table.to_string()
 }
@@ -201,11 +228,7 @@ pub(crate) fn holders(holders: &[Holder]) -> String {
             holder.frame.clone().unwrap_or_else(|| "not recorded".to_owned()),
         ]);
     }
-    for column in table.column_iter_mut().take(3) {
-        column.set_cell_alignment(CellAlignment::Right);
-        column.set_constraint(ColumnConstraint::ContentWidth);
-    }
-    table.to_string()
+    beside(table, 3, 0..3, &[1, 2])
 }
 
 /// Private pools, a row each; of whose blocks they hold most the first.
@@ -222,11 +245,7 @@ pub(crate) fn pools(pools: &[Pool]) -> String {
             holder.unwrap_or_else(|| "not recorded".to_owned()),
         ]);
     }
-    for column in table.column_iter_mut().take(4) {
-        column.set_cell_alignment(CellAlignment::Right);
-        column.set_constraint(ColumnConstraint::ContentWidth);
-    }
-    table.to_string()
+    beside(table, 4, 0..4, &[3, 1])
 }
 
 /// What was tried and helped, under what was there before.
@@ -243,7 +262,7 @@ pub(crate) fn remedies(before: &Remedy, helped: &[Remedy]) -> String {
             if remedy.completes { "completes" } else { "out of memory" }.to_owned(),
         ]);
     }
-    finished(table)
+    finished(table, &[2, 1])
 }
 
 /// Settings and what they do, each under a name.
@@ -261,7 +280,7 @@ pub(crate) fn trials<'a>(trials: impl Iterator<Item = (String, &'a Trial)>) -> S
             time(trial.driver_us + trial.wait_us),
         ]);
     }
-    finished(table)
+    finished(table, &[4, 2, 3])
 }
 
 /// Why a policy's replay ended early, in a paragraph; nothing if it did not.
@@ -275,6 +294,20 @@ pub(crate) fn stopped(metrics: &Metrics) -> Option<String> {
         format_bytes(oom.live),
         oom.message,
     ))
+}
+
+/// What replays leave out of a recording in which requests failed, in a paragraph; nothing if none
+/// did.
+pub(crate) fn refused(trace: &Trace) -> Option<String> {
+    let mut failed = trace.events.iter().filter(|event| event.op == Op::OutOfMemory);
+    let last = failed.next_back()?;
+    let before = failed.count();
+    let others = if before > 0 { format!(", and {before} before it") } else { String::new() };
+    Some(paragraph(&format!(
+        "A request of {} failed in the recording{others}; replays go on without it. `drystone \
+         diagnose` and `drystone advise` ask for it.",
+        format_bytes(last.size)
+    )))
 }
 
 /// What contradicts an answer, in a line; nothing if nothing does.

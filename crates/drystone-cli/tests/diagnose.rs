@@ -34,6 +34,57 @@ fn nothing_wrong_is_said_clearly() {
 }
 
 #[test]
+fn a_request_that_failed_is_never_nothing() {
+    let folder = folder();
+    // Without segments nobody knows what was held, nor what there was.
+    let history = r#"{"segments": [], "device_traces": [[
+        {"action": "alloc", "addr": 4096, "size": 1048576, "stream": 0, "time_us": 1},
+        {"action": "oom", "size": 1048576000, "stream": 0, "time_us": 2, "device_free": 0}]]}"#;
+    fs::write(folder.path().join("died.json"), history).unwrap();
+    let output = drystone(folder.path(), &["diagnose", "died.json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    assert!(stdout.contains("how much memory there was: add --capacity SIZE"), "{stdout}");
+    assert!(!stdout.contains("Nothing wrong"), "{stdout}");
+    // A replay leaves the request out, and says so.
+    for command in ["replay", "min-capacity"] {
+        let output = drystone(folder.path(), &[command, "died.json", "--policy", "pytorch"]);
+        let stdout = text(&output.stdout);
+        assert!(stdout.contains("A request of 1000.00 MiB failed in the recording;"), "{stdout}");
+    }
+}
+
+#[test]
+fn a_snapshot_without_a_history_says_that_it_has_none() {
+    let folder = folder();
+    let segments = r#"{"device_traces": [[]], "segments": [{"device": 0, "address": 4194304,
+        "total_size": 536870912, "stream": 0, "segment_type": "large", "blocks": [
+        {"address": 4194304, "size": 2097152, "requested_size": 2097152, "state": "active_allocated"},
+        {"address": 6291456, "size": 534773760, "requested_size": 0, "state": "inactive"}]}]}"#;
+    fs::write(folder.path().join("held.json"), segments).unwrap();
+    let output = drystone(folder.path(), &["diagnose", "held.json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    assert!(stdout.contains("The recording has no history"), "{stdout}");
+    assert!(stdout.contains("1. Memory is held that nobody uses"), "{stdout}");
+}
+
+#[test]
+fn in_a_narrow_terminal_names_stay_whole_and_columns_go() {
+    let folder = folder();
+    let snapshot = bundled();
+    for arguments in [
+        ["diagnose", &snapshot, "--capacity", "700MiB"],
+        ["diagnose", &snapshot, "--capacity", "600MiB"],
+    ] {
+        let output = command(folder.path(), &arguments).env("COLUMNS", "40").output().unwrap();
+        let stdout = text(&output.stdout);
+        let shreds = stdout.lines().filter(|line| (1..4).contains(&line.trim().chars().count()));
+        assert_eq!(shreds.count(), 0, "{stdout}");
+    }
+}
+
+#[test]
 fn an_excess_is_named_with_its_figures() {
     let folder = folder();
     small_trace(folder.path());

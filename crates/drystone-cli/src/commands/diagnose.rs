@@ -7,6 +7,7 @@ use drystone_core::config::format_bytes;
 use drystone_lab::{
     DeviceDiagnosis, Diagnosis, Failure, Finding, FindingKind, Recording, diagnose,
 };
+use drystone_trace::{Op, Trace};
 
 use crate::args::DiagnoseArgs;
 use crate::load::Source;
@@ -16,6 +17,10 @@ use crate::table;
 
 /// The most remedies that are shown; JSON has all.
 const SHOWN: usize = 6;
+
+const NO_HISTORY: &str = "The recording has no history, only what was live when it was made: \
+                          settings cannot be compared with it. Record with \
+                          torch.cuda.memory._record_memory_history (see drystone diagnose --help).";
 
 pub(crate) fn run(args: &DiagnoseArgs, out: &mut dyn Write) -> Result<Outcome> {
     let run = Source::File(args.snapshot.clone()).read()?;
@@ -30,8 +35,16 @@ pub(crate) fn run(args: &DiagnoseArgs, out: &mut dyn Write) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     writeln!(out, "{}", table::extent(&run.trace, Recording::of(&run.trace).peak_live))?;
+    if !has_history(&run.trace) {
+        writeln!(out, "{}", table::paragraph(NO_HISTORY))?;
+    }
     tell(&found, out)?;
     Ok(Outcome::Done)
+}
+
+/// Whether anything was asked for while the recording ran, and not only before it.
+fn has_history(trace: &Trace) -> bool {
+    trace.prelude == 0 || trace.events[trace.prelude..].iter().any(|event| event.op == Op::Alloc)
 }
 
 fn tell(found: &Diagnosis, out: &mut dyn Write) -> Result<()> {
@@ -43,9 +56,11 @@ fn tell(found: &Diagnosis, out: &mut dyn Write) -> Result<()> {
         }
         if !device.findings.is_empty() {
             tell_remedies(device, out)?;
+        } else if device.failure.is_some() {
+            writeln!(out, "\n{}", table::paragraph(unexplained(device)))?;
         }
     }
-    if found.is_clean() {
+    if found.is_clean() && found.devices.iter().all(|device| device.failure.is_none()) {
         writeln!(out, "\nNothing wrong found.")?;
     }
     Ok(())
@@ -65,6 +80,14 @@ fn state(device: &DeviceDiagnosis) -> String {
     let asked = format_bytes(asked);
     let what = if recorded { "failed" } else { "fails in a replay" };
     format!("{capacity}; a request of {asked} {what} after {when}")
+}
+
+/// What there is to say of a request that failed for no reason that was found.
+fn unexplained(device: &DeviceDiagnosis) -> &'static str {
+    match device.capacity_bytes {
+        None => "A request failed. Why, depends on how much memory there was: add --capacity SIZE.",
+        Some(_) => "A request failed, and what was recorded does not show why.",
+    }
 }
 
 fn tell_finding(number: usize, finding: &Finding, out: &mut dyn Write) -> Result<()> {
@@ -104,7 +127,14 @@ fn tell_remedies(device: &DeviceDiagnosis, out: &mut dyn Write) -> Result<()> {
         .map_or_else(String::new, |bytes| format!(", with {}", format_bytes(bytes)));
     writeln!(out, "\n{} settings tried, each by a replay{on}:", device.tried)?;
     if device.remedies.is_empty() {
+        let recorded = device.failure.is_some_and(|failure| failure.recorded);
         let text = match before.completes {
+            // Without a limit the replay has what there was, and yet it meets the request.
+            true if recorded && device.limit_bytes.is_none() => {
+                "In the replay the request is met with the run's own settings too, so it shows no \
+                 remedy: what lay where before the recording began, or in private pools, is not in \
+                 it."
+            }
             true => "None holds less than the run's own settings do.",
             false => "With none of them the run completes.",
         };

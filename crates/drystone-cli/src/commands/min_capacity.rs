@@ -56,5 +56,8 @@ fn tell(trace: &Trace, all: &[MinCapacity], out: &mut dyn Write) -> Result<()> {
     for line in all.iter().filter_map(table::contradicted) {
         writeln!(out, "{line}")?;
     }
+    if let Some(text) = table::refused(trace) {
+        writeln!(out, "{text}")?;
+    }
     Ok(writeln!(out)?)
 }

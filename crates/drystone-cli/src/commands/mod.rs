@@ -39,5 +39,8 @@ fn tell(played: &Played, json: bool, out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "{why}")?;
         }
     }
+    if let Some(text) = table::refused(&played.run.trace) {
+        writeln!(out, "{text}")?;
+    }
     writeln!(out)
 }
