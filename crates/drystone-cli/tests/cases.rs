@@ -66,7 +66,7 @@ const CASES: [Case; 6] = [
         fits: 12 * GIB - 450 * MIB,
         device: 12 * GIB,
         said: &[],
-        first: "fragmentation",
+        first: "excess",
         help: &[],
     },
     Case {

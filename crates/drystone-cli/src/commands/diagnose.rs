@@ -126,6 +126,11 @@ fn tell_remedies(device: &DeviceDiagnosis, out: &mut dyn Write) -> Result<()> {
         .or(device.capacity_bytes)
         .map_or_else(String::new, |bytes| format!(", with {}", format_bytes(bytes)));
     writeln!(out, "\n{} settings tried, each by a replay{on}:", device.tried)?;
+    if device.meets_recorded_only {
+        let text = "A replay ends where the recording does: what completes has met every request up to the \
+                    one that failed; what would have come after it is not known.";
+        writeln!(out, "{}", table::paragraph(text))?;
+    }
     if device.remedies.is_empty() {
         let recorded = device.failure.is_some_and(|failure| failure.recorded);
         let text = match before.completes {

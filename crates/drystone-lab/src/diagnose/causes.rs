@@ -25,30 +25,54 @@ pub(super) fn findings(
         return high.or_else(|| wasted(view, baseline)).into_iter().collect();
     };
     let fraction = baseline.settings.fraction;
-    let certain = excess(view).or_else(|| limits::too_low(view, &failed.told, fraction));
-    let split = if certain.is_none() { fragmented(view, baseline, failed) } else { None };
-    [certain, high, limits::other_process(view), split].into_iter().flatten().collect()
+    let scaling = Scaling::of(view);
+    let excess = excess(view, scaling.as_ref());
+    let limit = limits::too_low(view, &failed.told, fraction);
+    let certain = view.exceeds() || limit.is_some();
+    // What halving gives is told once.
+    let left = scaling.filter(|_| excess.is_none());
+    let split = if certain { None } else { fragmented(view, baseline, failed, left.as_ref()) };
+    let limit = limit.filter(|_| !view.exceeds());
+    [excess, limit, high, limits::other_process(view), split].into_iter().flatten().collect()
 }
 
-/// More is needed at once than there is.
-fn excess(view: &View<'_>) -> Option<Finding> {
+/// More is needed at once than there is, or would have been in the iteration that failed.
+fn excess(view: &View<'_>, scaling: Option<&Scaling>) -> Option<Finding> {
     let capacity = view.capacity?;
-    let peak = view.peak.bytes;
+    let predicted = scaling.filter(|found| found.predicted && found.peak > capacity);
+    let peak = predicted.map_or(view.peak.bytes, |found| found.peak.max(view.peak.bytes));
     let missing = peak.checked_sub(capacity).filter(|&missing| missing > 0)?;
-    let mut text = format!(
-        "The program needs {} at once and there are {}: {} are missing. No allocator \
-         and no setting can hold that on the device.",
-        format_bytes(peak),
-        format_bytes(capacity),
-        format_bytes(missing)
-    );
-    let mut evidence = BTreeMap::from([("peak_live", peak), ("capacity", capacity)]);
-    halving(view, capacity, &mut text, &mut evidence);
+    let mut text = String::new();
+    let mut evidence = BTreeMap::from([("peak_live", view.peak.bytes), ("capacity", capacity)]);
+    if view.exceeds() {
+        text = format!(
+            "The program needs {} at once and there are {}: {} are missing. No allocator \
+             and no setting can hold that on the device.",
+            format_bytes(view.peak.bytes),
+            format_bytes(capacity),
+            format_bytes(view.peak.bytes - capacity)
+        );
+    }
+    if predicted.is_some() {
+        evidence.insert("predicted_peak", peak);
+        let space = if text.is_empty() { "" } else { " " };
+        text += &format!(
+            "{space}The iteration that failed would need about {} at once, and there are {}. That is a \
+             prediction: the recording ends in the midst of it, and earlier iterations show how it would \
+             have gone on. What meets the request that failed does not bring it to its end.",
+            format_bytes(peak),
+            format_bytes(capacity)
+        );
+    }
+    if let Some(scaling) = scaling {
+        halving(scaling, capacity, &mut text, &mut evidence);
+    }
+    let blocks = predicted.map(|found| found.blocks.clone());
     Some(Finding {
         kind: FindingKind::Excess,
         text,
         evidence,
-        holders: holders(view, &view.live_after(view.peak.event)),
+        holders: holders(view, &blocks.unwrap_or_else(|| view.live_after(view.peak.event))),
         pools: Vec::new(),
         advice: "Need less at once: a smaller batch or shorter sequences, recomputation of \
                  activations, a smaller type, or parts of the state on the \
@@ -57,15 +81,15 @@ fn excess(view: &View<'_>) -> Option<Finding> {
     })
 }
 
-/// Adds what halving would give, and how that is known, where the run shows it.
+/// Adds what halving would give, and how that is known.
 fn halving(
-    view: &View<'_>,
+    scaling: &Scaling,
     capacity: u64,
     text: &mut String,
     evidence: &mut BTreeMap<&'static str, u64>,
 ) {
-    let Some(scaling) = Scaling::of(view) else { return };
-    let Scaling { constant, linear, quadratic, halved, checked, off_percent } = scaling;
+    let &Scaling { predicted, peak, constant, linear, quadratic, halved, .. } = scaling;
+    let &Scaling { checked, off_percent, .. } = scaling;
     evidence.extend([
         ("constant", constant),
         ("linear", linear),
@@ -74,6 +98,9 @@ fn halving(
         ("iterations_checked_count", checked),
         ("off_percent", off_percent),
     ]);
+    if predicted {
+        evidence.insert("predicted_peak", peak);
+    }
     let what = match quadratic > linear / 16 {
         true => "the length of the sequence (or another size whose square counts)",
         false => "the batch (or another size that everything else follows)",
@@ -83,20 +110,28 @@ fn halving(
         bytes => format!(", and {} its square", format_bytes(bytes)),
     };
     let fits = if halved <= capacity { "which fits" } else { "which is still too much" };
+    let whose = if predicted { " of the iteration that failed" } else { "" };
+    let about = if predicted { "about " } else { "" };
     let plural = if checked == 1 { "" } else { "s" };
     *text += &format!(
         " Iterations of other sizes show how what is needed scales: {} stay, {} follow the size of \
-         what is worked on{squared}. Halving {what} would take the peak from {} to about {}, {fits}. \
-         The rule gives the peak{plural} of {checked} other iteration{plural} to {off_percent}%.",
+         what is worked on{squared}. Halving {what} would take the peak{whose} from {about}{} to about \
+         {}, {fits}. The rule gives the peak{plural} of {checked} other iteration{plural} to \
+         {off_percent}%.",
         format_bytes(constant),
         format_bytes(linear),
-        format_bytes(view.peak.bytes),
+        format_bytes(peak),
         format_bytes(halved)
     );
 }
 
 /// Enough was there, but not in one piece.
-fn fragmented(view: &View<'_>, baseline: &Baseline, failed: &Failed) -> Option<Finding> {
+fn fragmented(
+    view: &View<'_>,
+    baseline: &Baseline,
+    failed: &Failed,
+    scaling: Option<&Scaling>,
+) -> Option<Finding> {
     let failure = &failed.told;
     let memory = at_failure(view, baseline, failed);
     let reserved = failure.reserved.or(memory.map(|memory| memory.held))?;
@@ -137,8 +172,9 @@ fn fragmented(view: &View<'_>, baseline: &Baseline, failed: &Failed) -> Option<F
     }
     text += ". The memory was there, but not in one piece.";
     // Where nearly all was needed, order alone does not help for long.
-    if let Some(capacity) = view.capacity.filter(|&all| view.peak.bytes >= all / 10 * 9) {
-        halving(view, capacity, &mut text, &mut evidence);
+    let capacity = view.capacity.filter(|&all| view.peak.bytes >= all / 10 * 9);
+    if let (Some(capacity), Some(scaling)) = (capacity, scaling) {
+        halving(scaling, capacity, &mut text, &mut evidence);
     }
     Some(fragmentation(text, evidence, free))
 }
@@ -146,8 +182,7 @@ fn fragmented(view: &View<'_>, baseline: &Baseline, failed: &Failed) -> Option<F
 /// What was held and free at the failure, where that is known: from the recorded segments, if
 /// nothing happened after it, or else from the replay, if it fails there too.
 fn at_failure(view: &View<'_>, baseline: &Baseline, failed: &Failed) -> Option<Memory> {
-    // Three events stand for a recorded request itself.
-    let last = failed.told.recorded && view.trace.events.len() == failed.event + 3;
+    let last = failed.told.recorded && view.ends_there();
     let segments = view.run.segments.iter().filter(|segment| segment.device == view.device);
     let recorded = last.then(|| Memory::of_segments(segments)).filter(|memory| memory.held > 0);
     let played = baseline.replayed.metrics.oom.as_ref().map(|oom| oom.at_event as usize);

@@ -11,6 +11,7 @@
 //! | `laps` | where the run repeats itself, and where it begins something else |
 //! | `causes` | the findings that follow from a request that failed |
 //! | `scaling` | what halving the size of what is worked on would give |
+//! | `forecast` | what an iteration would have needed that was cut off |
 //! | `limits` | limits too low or too high, and others on the device |
 //! | `habits` | findings that need no failure: growth, idle cache, pending frees |
 //! | `pools` | private pools |
@@ -20,6 +21,7 @@
 mod baseline;
 mod causes;
 mod emptying;
+mod forecast;
 mod habits;
 mod holders;
 mod laps;
@@ -87,6 +89,9 @@ pub struct DeviceDiagnosis {
     pub remedies: Vec<Remedy>,
     /// How many remedies were replayed.
     pub tried: usize,
+    /// Whether the recording ends with the request that failed: then what completes has met all that
+    /// was recorded, and nothing is known of what the program would have asked for next.
+    pub meets_recorded_only: bool,
 }
 
 /// A request that could not be met.
@@ -111,7 +116,8 @@ pub struct Failure {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FindingKind {
-    /// The program needs more at once than there is.
+    /// The program needs more at once than there is, or would have in the iteration that failed
+    /// (evidence `predicted_peak`).
     Excess,
     /// The device had the memory, and a limit kept it from the program.
     Limit,
@@ -182,9 +188,8 @@ fn one(view: View<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<DeviceDiagn
 
     let limit_bytes = baseline::limit(&view, &baseline.settings);
     let idle = findings.iter().any(|found| found.kind == FindingKind::IdleCache);
-    let hopeless = findings.iter().any(|found| found.kind == FindingKind::Excess);
     let (mut as_it_was, mut tried, mut found) = (None, 0, Vec::new());
-    if !findings.is_empty() && !hopeless && view.peak.bytes > 0 {
+    if !findings.is_empty() && !view.exceeds() && view.peak.bytes > 0 {
         let rest = (PARTS - 1) * events;
         let mut told = |part| progress(events + (part * rest as f64) as u64, PARTS * events);
         (found, tried) = remedies::tried(&view, &baseline, idle, &mut told)?;
@@ -200,6 +205,7 @@ fn one(view: View<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<DeviceDiagn
         as_it_was,
         remedies: found,
         tried,
+        meets_recorded_only: view.ends_there(),
     })
 }
 

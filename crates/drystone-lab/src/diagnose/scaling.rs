@@ -4,34 +4,39 @@
 //! q times as much (texts, tokens, pixels), a block is as large in both, q times, or q² times as
 //! large: it is constant, linear or, as attention over a sequence, quadratic. q is the ratio that
 //! explains most of the bytes that way. That it explains nearly all of them, and that it gives the
-//! peak of the other iteration, is the evidence; without it nothing is said.
+//! peak of the other iteration, is the evidence; without it nothing is said. An iteration that was cut
+//! off by the request that failed is no such peak: `forecast` says what it would have come to.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use drystone_trace::{Op, StackId};
 
+use super::forecast::forecast;
 use super::laps::{Lap, laps};
 use super::view::{View, rounded};
 
 /// The most iterations that one is compared with.
-const MOST: usize = 24;
+pub(super) const MOST: usize = 24;
 /// Ratios closer to 1 than this say nothing; by logarithm.
 const LEAST_RATIO: f64 = 0.1;
 /// How far from a whole number a power may be.
-const NEAR: f64 = 0.1;
+pub(super) const NEAR: f64 = 0.1;
 /// Ratios this near to each other are one, by logarithm.
-const STEP: f64 = 0.02;
+pub(super) const STEP: f64 = 0.02;
 /// The part of the bytes at the peak that has to be explained.
-const EXPLAINED: f64 = 0.95;
+pub(super) const EXPLAINED: f64 = 0.95;
 /// The part of them that has to scale.
-const SCALES: f64 = 0.05;
+pub(super) const SCALES: f64 = 0.05;
 /// How far the other iteration's peak may be from what follows.
-const OFF: f64 = 0.05;
+pub(super) const OFF: f64 = 0.05;
 
-/// What halving gives. Bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an iteration needs at its peak, and what halving gives. Bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scaling {
+    /// Whether the iteration was cut off, so that its peak follows from the rule.
+    pub(super) predicted: bool,
+    pub(super) peak: u64,
     /// At the peak: what stays as it is, and what follows the size, and its square.
     pub(super) constant: u64,
     pub(super) linear: u64,
@@ -42,9 +47,22 @@ pub(super) struct Scaling {
     pub(super) checked: u64,
     /// By how many percent it was off there at most.
     pub(super) off_percent: u64,
+    /// What is live at the peak: blocks and their sizes.
+    pub(super) blocks: Vec<(u32, u64)>,
 }
 
-/// A block of the iteration with the peak.
+/// How the blocks of an iteration follow the size of what is worked on.
+pub(super) struct Rule {
+    /// The power with which each of its allocations goes.
+    pub(super) powers: Vec<u32>,
+    /// How many other iterations have the peak that follows, and how many not.
+    pub(super) checked: u64,
+    pub(super) missed: u64,
+    /// How far off it was at most.
+    off: f64,
+}
+
+/// A block of an iteration.
 struct Block {
     bytes: u64,
     /// In the other iteration; none if it has none such.
@@ -57,19 +75,73 @@ impl Scaling {
     /// None where the trace does not show it.
     pub(super) fn of(view: &View<'_>) -> Option<Self> {
         let laps = laps(view);
-        let top = laps.iter().find(|lap| lap.events.contains(&view.peak.event))?;
-        let asked = asked(view, top);
+        let top = laps.iter().find(|lap| lap.events.contains(&view.peak.event));
+        let failed = view.failure.map(|failed| failed.event);
+        let holds = |lap: &&Lap| !lap.ends && failed.is_some_and(|at| lap.events.contains(&at));
+        let cut = laps.last().filter(holds);
+        let more = |found: &Self| cut == top || found.peak > view.peak.bytes;
+        let forecast = cut.and_then(|cut| forecast(view, &laps, cut)).filter(more);
+        let whole = || {
+            let top = top.filter(|&top| cut != Some(top))?;
+            let rule = Rule::of(view, &laps, top, view.peak.event)?;
+            let start = live_before(view, top.events.start);
+            Some(Scaling::told(view, &top.events, start, &rule, 1.0))
+        };
+        forecast.or_else(whole)
+    }
+
+    /// Of an iteration that begins with so much live and is so many times as large as a known one.
+    pub(super) fn told(
+        view: &View<'_>,
+        known: &Range<usize>,
+        start: u64,
+        rule: &Rule,
+        ratio: f64,
+    ) -> Self {
+        let most = scaled(view, known, start, usize::MAX, &rule.powers, ratio);
+        let mut sums = [0u64; 3];
+        let mut sizes = HashMap::new();
+        for (one, &power) in asked(view, known, most.event).iter().zip(&rule.powers) {
+            let bytes = times(one.bytes, ratio, power);
+            if one.at_peak {
+                sums[power as usize] = sums[power as usize].saturating_add(bytes);
+            }
+            sizes.insert(one.block, times(one.size, ratio, power));
+        }
+        let [_, linear, quadratic] = sums;
+        let mut blocks = view.live_after(most.event);
+        blocks.iter_mut().for_each(|(id, size)| *size = *sizes.get(id).unwrap_or(size));
+        Scaling {
+            predicted: false,
+            peak: most.bytes(),
+            constant: most.bytes().saturating_sub(linear.saturating_add(quadratic)),
+            linear,
+            quadratic,
+            halved: scaled(view, known, start, usize::MAX, &rule.powers, ratio / 2.0).bytes(),
+            checked: rule.checked,
+            off_percent: (100.0 * rule.off).round() as u64,
+            blocks,
+        }
+    }
+}
+
+impl Rule {
+    /// Of an iteration with its peak at that event, from others of other sizes.
+    pub(super) fn of(view: &View<'_>, laps: &[Lap], top: &Lap, peak: usize) -> Option<Self> {
+        let asked = asked(view, &top.events, peak);
         let others = laps.iter().filter(|lap| lap.ends && lap.events != top.events);
         let mut found: Option<(f64, Vec<u32>)> = None;
-        let (mut checked, mut off) = (0, 0.0);
+        let (mut checked, mut missed, mut off) = (0, 0, 0.0);
         let alike = others.rev().filter_map(|lap| Some((lap, matched(view, &asked, top, lap)?)));
+        let start = live_before(view, top.events.start);
         for (other, blocks) in alike.take(MOST) {
             let Some((ratio, powers)) = powers(&blocks) else { continue };
-            let expected = peak(view, &top.events, &powers, ratio).above;
+            let expected = scaled(view, &top.events, start, usize::MAX, &powers, ratio).above;
             let length = if top.ends { usize::MAX } else { asked.len() };
             let actual = own_peak(view, &other.events, length).above;
             let apart = (expected as f64 / actual as f64 - 1.0).abs();
             if actual == 0 || apart > OFF {
+                missed += 1;
                 continue;
             }
             // What the most different sizes say is the surest.
@@ -78,43 +150,31 @@ impl Scaling {
             }
             (checked, off) = (checked + 1, f64::max(off, apart));
         }
-        let (_, powers) = found?;
-        let mut sums = [0u64; 3];
-        for (block, &power) in asked.iter().zip(&powers).filter(|(block, _)| block.at_peak) {
-            let sum = &mut sums[power as usize];
-            *sum = sum.saturating_add(block.bytes);
-        }
-        let [_, linear, quadratic] = sums;
-        Some(Scaling {
-            constant: view.peak.bytes.saturating_sub(linear.saturating_add(quadratic)),
-            linear,
-            quadratic,
-            halved: peak(view, &top.events, &powers, 0.5).bytes(),
-            checked,
-            off_percent: (100.0 * off).round() as u64,
-        })
+        found.map(|(_, powers)| Rule { powers, checked, missed, off })
     }
 }
 
-/// An allocation of the iteration with the peak: who asked, its bytes, whether it is live then.
-struct Asked {
+/// An allocation of an iteration: its block, who asked, its bytes, whether it is live at the peak.
+pub(super) struct Asked {
+    block: u32,
     stack: StackId,
     size: u64,
-    bytes: u64,
-    at_peak: bool,
+    pub(super) bytes: u64,
+    pub(super) at_peak: bool,
 }
 
-fn asked(view: &View<'_>, lap: &Lap) -> Vec<Asked> {
+/// What an iteration asks for, and what of it is live after the event of that index.
+pub(super) fn asked(view: &View<'_>, lap: &Range<usize>, peak: usize) -> Vec<Asked> {
     let (mut all, mut places) = (Vec::new(), HashMap::new());
-    for (index, event) in lap.events.clone().zip(&view.trace.events[lap.events.clone()]) {
+    for (index, event) in lap.clone().zip(&view.trace.events[lap.clone()]) {
         match event.op {
             Op::Alloc => {
                 places.insert(event.id, all.len());
-                let (size, at_peak) = (event.size, index <= view.peak.event);
+                let (block, size, at_peak) = (event.id, event.size, index <= peak);
                 let (stack, bytes) = (view.stack_of(event.id), rounded(size));
-                all.push(Asked { stack, size, bytes, at_peak });
+                all.push(Asked { block, stack, size, bytes, at_peak });
             }
-            Op::FreeCompleted if index <= view.peak.event => {
+            Op::FreeCompleted if index <= peak => {
                 if let Some(&place) = places.get(&event.id) {
                     all[place].at_peak = false;
                 }
@@ -125,28 +185,36 @@ fn asked(view: &View<'_>, lap: &Lap) -> Vec<Asked> {
     all
 }
 
-/// The blocks with their like in another iteration: by who asked and the how manieth time, or by
-/// order where that is not known. None if the iterations are not of one kind.
-fn matched(view: &View<'_>, asked: &[Asked], top: &Lap, other: &Lap) -> Option<Vec<Block>> {
-    let theirs = view.trace.events[other.events.clone()].iter().filter(|e| e.op == Op::Alloc);
+/// For each allocation the place of its like in another iteration: by who asked and the how manieth
+/// time, or by order where that is not known.
+pub(super) fn pairs(asked: &[Asked], others: &[Asked]) -> Vec<Option<usize>> {
     let known = asked.iter().any(|one| one.stack != StackId::default());
-    let mut sizes: HashMap<StackId, Vec<u64>> = HashMap::new();
-    for event in theirs {
-        let stack = if known { view.stack_of(event.id) } else { StackId::default() };
-        sizes.entry(stack).or_default().push(event.size);
+    let key = |one: &Asked| if known { one.stack } else { StackId::default() };
+    let mut places: HashMap<StackId, Vec<usize>> = HashMap::new();
+    for (place, one) in others.iter().enumerate() {
+        places.entry(key(one)).or_default().push(place);
     }
-    let count: usize = sizes.values().map(Vec::len).sum();
-    let fits = if top.ends { count == asked.len() } else { count >= asked.len() };
+    let mut met: HashMap<StackId, usize> = HashMap::new();
+    let like = asked.iter().map(|one| {
+        let number = met.entry(key(one)).or_default();
+        *number += 1;
+        places.get(&key(one)).and_then(|places| places.get(*number - 1)).copied()
+    });
+    like.collect()
+}
+
+/// The blocks with their like in another iteration. None if the iterations are not of one kind.
+fn matched(view: &View<'_>, all: &[Asked], top: &Lap, other: &Lap) -> Option<Vec<Block>> {
+    let theirs = asked(view, &other.events, other.events.end);
+    let known = all.iter().any(|one| one.stack != StackId::default());
+    let fits = if top.ends { theirs.len() == all.len() } else { theirs.len() >= all.len() };
     if !known && !fits {
         return None;
     }
-    let mut met: HashMap<StackId, usize> = HashMap::new();
-    let blocks = asked.iter().map(|&Asked { stack, size, bytes, at_peak }| {
-        let number = met.entry(stack).or_default();
-        let found = sizes.get(&stack).and_then(|sizes| sizes.get(*number)).copied();
-        *number += 1;
+    let blocks = all.iter().zip(pairs(all, &theirs)).map(|(one, like)| {
         // Of nothing there is no ratio.
-        Block { bytes, other: found.filter(|&other| other > 0 && size > 0).map(rounded), at_peak }
+        let other = like.map(|place| &theirs[place]).filter(|o| o.size > 0 && one.size > 0);
+        Block { bytes: one.bytes, other: other.map(|other| other.bytes), at_peak: one.at_peak }
     });
     Some(blocks.collect())
 }
@@ -208,11 +276,13 @@ impl Block {
 }
 
 /// The most that is live in an iteration. Bytes.
-struct Most {
+pub(super) struct Most {
     /// Before it.
     start: u64,
     /// More than that.
-    above: u64,
+    pub(super) above: u64,
+    /// The event after which it is.
+    pub(super) event: usize,
 }
 
 impl Most {
@@ -221,41 +291,60 @@ impl Most {
     }
 }
 
-/// The peak of an iteration whose sizes are so many times as large, with these powers.
-fn peak(view: &View<'_>, lap: &Range<usize>, powers: &[u32], ratio: f64) -> Most {
+fn times(bytes: u64, ratio: f64, power: u32) -> u64 {
+    (bytes as f64 * ratio.powi(power as i32)) as u64
+}
+
+/// The peak, up to its allocation of that number, of an iteration that begins with so much live and
+/// whose sizes are so many times as large as those of a known one, with these powers.
+pub(super) fn scaled(
+    view: &View<'_>,
+    known: &Range<usize>,
+    start: u64,
+    allocations: usize,
+    powers: &[u32],
+    ratio: f64,
+) -> Most {
     let mut powers = powers.iter();
-    most(view, lap, usize::MAX, |bytes| {
-        let power = powers.next().copied().unwrap_or(0);
-        (bytes as f64 * ratio.powi(power as i32)) as u64
+    most(view, known, start, allocations, |bytes| {
+        times(bytes, ratio, powers.next().copied().unwrap_or(0))
     })
 }
 
 /// The peak of an iteration up to its allocation of that number.
-fn own_peak(view: &View<'_>, lap: &Range<usize>, allocations: usize) -> Most {
-    most(view, lap, allocations, |bytes| bytes)
+pub(super) fn own_peak(view: &View<'_>, lap: &Range<usize>, allocations: usize) -> Most {
+    most(view, lap, live_before(view, lap.start), allocations, |bytes| bytes)
+}
+
+/// What is live before the event of that index.
+pub(super) fn live_before(view: &View<'_>, event: usize) -> u64 {
+    view.trace.events[..event].iter().fold(0u64, |live, event| match event.op {
+        Op::Alloc => live.saturating_add(rounded(event.size)),
+        Op::FreeCompleted => live.saturating_sub(rounded(event.size)),
+        _ => live,
+    })
 }
 
 fn most(
     view: &View<'_>,
     lap: &Range<usize>,
+    start: u64,
     allocations: usize,
     mut size: impl FnMut(u64) -> u64,
 ) -> Most {
-    let events = &view.trace.events;
-    let before = events[..lap.start].iter().fold(0u64, |live, event| match event.op {
-        Op::Alloc => live.saturating_add(rounded(event.size)),
-        Op::FreeCompleted => live.saturating_sub(rounded(event.size)),
-        _ => live,
-    });
-    let (mut own, mut now, mut most, mut left) = (HashMap::new(), before, before, allocations);
-    for event in &events[lap.clone()] {
+    let (mut own, mut now, mut left) = (HashMap::new(), start, allocations);
+    let mut most = Most { start, above: 0, event: lap.start };
+    for (index, event) in lap.clone().zip(&view.trace.events[lap.clone()]) {
         match event.op {
             Op::Alloc if left == 0 => break,
             Op::Alloc => {
                 let bytes = size(rounded(event.size));
                 own.insert(event.id, bytes);
                 now = now.saturating_add(bytes);
-                (most, left) = (most.max(now), left - 1);
+                left -= 1;
+                if now - start.min(now) > most.above {
+                    (most.above, most.event) = (now - start, index);
+                }
             }
             Op::FreeCompleted => {
                 let bytes = own.remove(&event.id).unwrap_or(rounded(event.size));
@@ -264,5 +353,5 @@ fn most(
             _ => {}
         }
     }
-    Most { start: before, above: most - before }
+    most
 }

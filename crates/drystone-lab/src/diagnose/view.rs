@@ -137,6 +137,17 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether more was needed at once, with the request that failed, than there is.
+    pub(super) fn exceeds(&self) -> bool {
+        self.capacity.is_some_and(|capacity| self.peak.bytes > capacity)
+    }
+
+    /// Whether the recording has nothing after the request that failed.
+    pub(super) fn ends_there(&self) -> bool {
+        // Three events stand for the request itself.
+        self.failure.is_some_and(|failed| self.trace.events.len() == failed.event + 3)
+    }
+
     /// Who asked for a block.
     pub(super) fn stack_of(&self, block: u32) -> StackId {
         let failed = block.checked_sub(self.run.trace.blocks).map(|n| self.failed[n as usize]);

@@ -183,13 +183,13 @@ fn a_recorded_failure_is_fragmentation_too() {
     let mut run = script.run();
     failed(&mut run, 50 * MIB, 200 * MIB);
     // As it lay when it was recorded, which need not be as it lies in a replay.
-    let block = run.segments[0].blocks[1].clone();
+    let block = run.segments[0].blocks[1];
     run.segments[0].blocks = (0..20)
         .map(|number| SnapshotBlock {
             address: (1 << 30) + number * 10 * MIB,
             size: 10 * MIB,
             state: [BlockState::Allocated, BlockState::Inactive][number as usize % 2],
-            ..block.clone()
+            ..block
         })
         .collect();
     let found = diagnosed(&run, None);
