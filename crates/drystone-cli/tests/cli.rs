@@ -212,6 +212,8 @@ fn damaged_traces_are_named_with_the_place() {
     fs::write(folder.path().join("odd.bin"), "hello").unwrap();
     for (file, words) in [
         ("cut.csv.xz", "damaged or incomplete xz data"),
+        // What the decompressor said is told once.
+        ("cut.csv.xz", "of what it unfolds to: premature eof\n"),
         ("bad.csv", "line 2, size: found \"lots\""),
         ("odd.bin", "unknown format"),
         (".", "is a directory"),

@@ -77,15 +77,13 @@ pub enum TraceError {
         path: PathBuf,
     },
     /// The operating system refused to read.
-    #[error("cannot read the input: {source}")]
+    #[error("cannot read the input")]
     Io {
         /// What it said.
         source: io::Error,
     },
     /// The compressed data is damaged or cut short.
-    #[error(
-        "damaged or incomplete {compression} data, behind byte {offset} of what it unfolds to: {source}"
-    )]
+    #[error("damaged or incomplete {compression} data, behind byte {offset} of what it unfolds to")]
     Decompress {
         /// What it looked like.
         compression: Compression,
