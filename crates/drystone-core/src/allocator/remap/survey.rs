@@ -1,10 +1,12 @@
 //! Surveying a range of an arena: what is free there, what is free elsewhere but mapped there, what
 //! would have to be mapped.
 
+use rustc_hash::FxHashSet;
+
 use crate::allocator::slow::Quest;
 use crate::block::BlockIndex;
 use crate::heap::{FreeRun, Pages};
-use crate::pages::{ArenaAt, MappingAt, PageStore, Piece, Slot};
+use crate::pages::{ArenaAt, HandleAt, MappingAt, PageStore, Piece, Slot};
 use crate::units::GRANULES_PER_PAGE;
 
 /// A range of an arena, and what it takes to make all of it free.
@@ -24,6 +26,8 @@ pub(super) struct Window {
     pub(super) dead: Vec<MappingAt>,
     /// Free blocks that the range has a part of: their pages stay where they are.
     pub(super) free: Vec<BlockIndex>,
+    /// Handles that were met in it, of those that are mapped at more than two places.
+    met: FxHashSet<HandleAt>,
     /// The free block in which a page was found last: the next is often in it too.
     last: Option<(ArenaAt, FreeRun)>,
 }
@@ -138,6 +142,7 @@ impl Window {
             empty: Vec::new(),
             dead: Vec::new(),
             free: Vec::new(),
+            met: FxHashSet::default(),
             last: None,
         }
     }
@@ -196,9 +201,10 @@ impl Window {
     }
 
     /// Whether a part of a piece is a ghost of the window already.
-    fn is_twice(&self, store: &PageStore, piece: Piece) -> bool {
+    fn is_twice(&mut self, store: &PageStore, piece: Piece) -> bool {
         // Mapped here, there, and at home.
         store.handle(piece.handle).mappings().len() > 2
+            && !self.met.insert(piece.handle)
             && self.ghosts.iter().any(|(other, _)| other.overlaps(&piece))
     }
 
