@@ -177,6 +177,22 @@ fn what_is_said_to_help_meets_the_request_and_completes_the_whole_run() {
 }
 
 #[test]
+fn beside_others_that_is_said_to_help_which_fits_beside_them() {
+    let stanza = &CASES[0];
+    let [beside, alone] = [diagnosed(stanza, stanza.said), diagnosed(stanza, &[])];
+    assert_eq!(beside["beside_others_bytes"], alone["capacity_bytes"]);
+    assert_eq!(beside["remedies"], alone["remedies"]);
+    assert_eq!(beside["as_it_was"], alone["as_it_was"]);
+    // Had the others not been there, it would not have failed.
+    assert_eq!(beside["completes_without_others"], true);
+    let whole = replayed("stanza.dst", stanza.device, &["pytorch"]);
+    assert!(completes(&whole["pytorch"]));
+    let output = drystone(folder().path(), &["diagnose", &snapshot(stanza), "--capacity", "4GiB"]);
+    let words = text(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("Without them, with 4.00 GiB, it completes as it was."), "{words}");
+}
+
+#[test]
 fn what_no_setting_saves_a_change_of_the_program_does() {
     let (deepke, weclone) = (&CASES[4], &CASES[5]);
     for (trace, fits) in [

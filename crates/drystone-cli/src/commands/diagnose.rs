@@ -123,9 +123,17 @@ fn tell_remedies(device: &DeviceDiagnosis, out: &mut dyn Write) -> Result<()> {
     let Some(before) = &device.as_it_was else { return Ok(()) };
     let on = device
         .limit_bytes
+        .or(device.beside_others_bytes)
         .or(device.capacity_bytes)
         .map_or_else(String::new, |bytes| format!(", with {}", format_bytes(bytes)));
     writeln!(out, "\n{} settings tried, each by a replay{on}:", device.tried)?;
+    if let (Some(alone), Some(whole)) = (device.completes_without_others, device.capacity_bytes) {
+        let ends = if alone { "completes" } else { "runs out of memory too" };
+        let whole = format_bytes(whole);
+        let text =
+            format!("That is beside the others. Without them, with {whole}, it {ends} as it was.");
+        writeln!(out, "{}", table::paragraph(&text))?;
+    }
     if device.meets_recorded_only {
         let text = "A replay ends where the recording does: what completes has met every request up to the \
                     one that failed; what would have come after it is not known.";

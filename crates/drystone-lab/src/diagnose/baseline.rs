@@ -2,7 +2,7 @@
 //! fails, and what it holds.
 
 use crate::journal::Journal;
-use crate::replay::{Replayed, replay_with_journal};
+use crate::replay::{Replayed, replay, replay_with_journal};
 use crate::target::{ReplayError, SimTarget, Target};
 use drystone_trace::Op;
 
@@ -89,9 +89,29 @@ pub(super) fn limit(view: &View<'_>, settings: &Settings) -> Option<u64> {
     view.limit.filter(|_| settings.fraction.is_none())
 }
 
-/// The device that remedies are replayed on: of what the program may have of the capacity, or of all
-/// there can be.
+/// What others on the device left. Not under a fraction, which is one of the whole device.
+pub(super) fn beside(view: &View<'_>, settings: &Settings) -> Option<u64> {
+    let told = |bytes: &u64| settings.fraction.is_none() && (1..=MOST_CAPACITY).contains(bytes);
+    view.beside.filter(told)
+}
+
+/// The device that remedies are replayed on: of what the program may have of the capacity and others
+/// left of it, or of all there can be.
 pub(super) fn target(view: &View<'_>, settings: &Settings) -> Target {
-    let capacity = limit(view, settings).or(view.capacity).unwrap_or(MOST_CAPACITY);
+    let had = limit(view, settings).or(beside(view, settings)).or(view.capacity);
+    device(had.unwrap_or(MOST_CAPACITY))
+}
+
+/// Whether the run would have completed as it was, had nobody else held memory; none if nobody did.
+pub(super) fn completes_alone(
+    view: &View<'_>,
+    settings: &Settings,
+) -> Result<Option<bool>, ReplayError> {
+    let Some(whole) = beside(view, settings).and(view.capacity) else { return Ok(None) };
+    let replayed = replay(&view.trace, &settings.policy, &device(whole), &mut |_| {})?;
+    Ok(Some(replayed.metrics.oom.is_none()))
+}
+
+fn device(capacity: u64) -> Target {
     Target::Sim(SimTarget { capacity, ..SimTarget::default() })
 }

@@ -77,14 +77,17 @@ pub(super) fn too_low(
     })
 }
 
+/// What others left to the program of the capacity that was said, where they hold much.
+pub(super) fn beside(view: &View<'_>) -> Option<u64> {
+    let (total, available) = (view.said?, view.failure?.available()?);
+    let much = total.saturating_sub(available) >= CONTEXT.max(total / 16);
+    much.then_some(available)
+}
+
 /// Much of the device was neither free nor the program's own.
 pub(super) fn other_process(view: &View<'_>) -> Option<Finding> {
-    let total = view.said?;
-    let available = view.failure?.available()?;
+    let (total, available) = (view.said?, view.beside?);
     let others = total.saturating_sub(available);
-    if others < CONTEXT.max(total / 16) {
-        return None;
-    }
     Some(Finding {
         kind: FindingKind::OtherProcess,
         text: format!(

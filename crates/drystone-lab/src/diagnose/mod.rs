@@ -75,6 +75,11 @@ pub struct DeviceDiagnosis {
     /// The most that a limit let the program hold of it, about, where a request was refused although
     /// the device had room; replays are with that.
     pub limit_bytes: Option<u64>,
+    /// What others left of it to the program, where they hold much; replays are with that.
+    pub beside_others_bytes: Option<u64>,
+    /// Whether the run as it was would have completed with all of it; where others hold much and
+    /// remedies are replayed.
+    pub completes_without_others: Option<bool>,
     /// The most bytes in blocks at once, each rounded to 512 B as PyTorch does; with requests that
     /// failed.
     pub peak_live_bytes: u64,
@@ -187,18 +192,23 @@ fn one(view: View<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<DeviceDiagn
     findings.sort_by_key(|found| (found.kind.rank(), Reverse(found.bytes)));
 
     let limit_bytes = baseline::limit(&view, &baseline.settings);
+    let beside_others_bytes = baseline::beside(&view, &baseline.settings);
+    let mut completes_without_others = None;
     let idle = findings.iter().any(|found| found.kind == FindingKind::IdleCache);
     let (mut as_it_was, mut tried, mut found) = (None, 0, Vec::new());
     if !findings.is_empty() && !view.exceeds() && view.peak.bytes > 0 {
         let rest = (PARTS - 1) * events;
         let mut told = |part| progress(events + (part * rest as f64) as u64, PARTS * events);
         (found, tried) = remedies::tried(&view, &baseline, idle, &mut told)?;
+        completes_without_others = baseline::completes_alone(&view, &baseline.settings)?;
         as_it_was = Some(baseline.remedy);
     }
     Ok(DeviceDiagnosis {
         device: view.device,
         capacity_bytes: view.capacity,
         limit_bytes,
+        beside_others_bytes,
+        completes_without_others,
         peak_live_bytes: view.peak.bytes,
         failure: failure.map(|failed| failed.told),
         findings,

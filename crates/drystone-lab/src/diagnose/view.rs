@@ -42,6 +42,8 @@ pub(crate) struct View<'a> {
     pub(crate) capacity: Option<u64>,
     /// The most that a limit let the program hold, about, where a refused request shows one.
     pub(super) limit: Option<u64>,
+    /// What others on the device left to the program, where a failure shows that they hold much.
+    pub(super) beside: Option<u64>,
     /// What was said about the capacity, whatever the recording shows.
     pub(super) said: Option<u64>,
     /// The last request that failed in the recording.
@@ -71,6 +73,7 @@ impl<'a> View<'a> {
             trace,
             capacity: said,
             limit: None,
+            beside: None,
             said,
             failure: None,
             peak: Peak::default(),
@@ -80,6 +83,7 @@ impl<'a> View<'a> {
         let available = view.failure.and_then(|failed| failed.available());
         view.capacity = said.or(available).filter(|bytes| (1..=MOST_CAPACITY).contains(bytes));
         let allowed = view.failure.and_then(|failed| limits::allowed(&failed.told));
+        view.beside = limits::beside(&view);
         view.limit = allowed.filter(|&bytes| view.capacity.is_some_and(|all| bytes < all));
         view
     }

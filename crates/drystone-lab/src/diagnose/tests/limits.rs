@@ -77,6 +77,30 @@ fn a_limit_that_refused_is_known_from_that_and_what_is_tried_keeps_to_it() {
     assert!(found.remedies.iter().all(|remedy| remedy.peak_reserved_bytes <= 258 * MIB));
 }
 
+#[test]
+fn what_others_hold_is_not_there_in_replays() {
+    // 100 of 200 MiB lie in pieces of 20 MiB, others hold all but 258 MiB.
+    let mut script = in_pieces();
+    script.fail(60 * MIB);
+    let mut run = script.run();
+    failed(&mut run, 58 * MIB, 200 * MIB);
+    let found = diagnosed(&run, Some(16 * GIB));
+    assert_eq!(kinds(&found), [FindingKind::OtherProcess, FindingKind::Fragmentation]);
+    assert_eq!((found.capacity_bytes, found.limit_bytes), (Some(16 * GIB), None));
+    assert_eq!(found.beside_others_bytes, Some(258 * MIB));
+    assert_eq!(found.completes_without_others, Some(true));
+    assert!(!found.as_it_was.unwrap().completes);
+    assert!(found.remedies.iter().any(|remedy| remedy.policy == "drystone"));
+    assert!(found.remedies.iter().all(|remedy| remedy.peak_reserved_bytes <= 258 * MIB));
+    // Without others there is nothing to say of them.
+    let found = diagnosed(&run, None);
+    assert_eq!((found.beside_others_bytes, found.completes_without_others), (None, None));
+    // A fraction is one of the whole device, so that replays have that.
+    let text = ("PYTORCH_CUDA_ALLOC_CONF".to_owned(), "per_process_memory_fraction:0.9".to_owned());
+    run.settings = vec![text];
+    assert_eq!(diagnosed(&run, Some(16 * GIB)).beside_others_bytes, None);
+}
+
 /// A snapshot as an engine that serves leaves it: weights, a cache set aside by a function of this
 /// name, and a request that fails.
 fn engine(function: &str, cache: u64, asked: u64, frees: bool) -> Run {
