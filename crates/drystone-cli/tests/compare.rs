@@ -155,3 +155,15 @@ fn results_do_not_depend_on_threads() {
     let output = drystone(folder.path(), &["replay", "small.csv", "--threads", "0"]);
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn two_results_do_not_go_into_one_file() {
+    let folder = folder();
+    small_trace(folder.path());
+    for [one, other] in [["--csv", "--report"], ["--svg", "--csv"]] {
+        let output = drystone(folder.path(), &["compare", "small.csv", one, "x", other, "x"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains("name the same file"), "{}", text(&output.stderr));
+    }
+    assert!(!folder.path().join("x").exists());
+}

@@ -147,6 +147,7 @@ fn failures_leave_nothing_behind() {
     refuses(&["small.csv", "small.csv", "out.dst"], 1, "the logs that RMM wrote");
     refuses(&["small.csv", "out.txt"], 2, "the name of `out.txt` says no format");
     refuses(&["small.csv", "out.dst", "--to", "csvv"], 2, "did you mean `csv`?");
+    refuses(&["small.csv", "-", "--to", "csv"], 2, "no writing to standard output");
     refuses(&["small.csv"], 2, "<OUT>");
     // The blocks need more addresses than there are, which shows while the file is being written.
     let folder = folder();

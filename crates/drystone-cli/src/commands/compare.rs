@@ -1,10 +1,11 @@
 //! `drystone compare`: all policies on a trace, as a table and as a picture.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use drystone_lab::{Panel, Report, picture};
 
 use super::tell;
@@ -33,7 +34,22 @@ pub(crate) fn demo(out: &mut dyn Write) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Wrong usage, as clap tells it, where two results would go into one file.
+fn check_outputs(args: &CompareArgs) {
+    let svg = (!args.no_svg).then_some(&args.svg);
+    let outputs =
+        [("--csv", args.csv.as_ref()), ("--report", args.report.as_ref()), ("--svg", svg)];
+    for (at, (name, path)) in outputs.iter().enumerate() {
+        let same = |(_, other): &&(&str, Option<&PathBuf>)| path.is_some() && other == path;
+        if let Some((other, _)) = outputs[..at].iter().find(same) {
+            let message = format!("{other} and {name} name the same file");
+            Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+        }
+    }
+}
+
 pub(crate) fn compare(args: &CompareArgs, out: &mut dyn Write) -> Result<Outcome> {
+    check_outputs(args);
     let device = Device::open(&args.options)?;
     let json = args.options.json;
     let sources = Source::of(&args.traces);

@@ -21,6 +21,10 @@ use crate::whole::{self, Existing};
 
 pub(crate) fn convert(args: &ConvertArgs, out: &mut dyn Write) -> Result<Outcome> {
     let format = args.to.or_else(|| Format::of(&args.output)).unwrap_or_else(|| no_format(args));
+    if args.output == Path::new("-") {
+        let message = "there is no writing to standard output: give the output a name";
+        Cli::command().error(ErrorKind::ValueValidation, message).exit();
+    }
     let may_write = permission(args)?;
     let summary = match read(args, format)? {
         Input::Run(run) => {
