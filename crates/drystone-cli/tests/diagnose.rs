@@ -67,6 +67,7 @@ fn a_snapshot_without_a_history_says_that_it_has_none() {
     let stdout = text(&output.stdout);
     assert!(stdout.contains("The recording has no history"), "{stdout}");
     assert!(stdout.contains("1. Memory is held that nobody uses"), "{stdout}");
+    assert!(!stdout.contains("settings tried"), "{stdout}");
 }
 
 #[test]

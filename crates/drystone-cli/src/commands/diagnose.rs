@@ -42,9 +42,10 @@ pub(crate) fn run(args: &DiagnoseArgs, out: &mut dyn Write) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Whether anything was asked for while the recording ran, and not only before it.
+/// Whether anything was asked for while the recording ran, and not only before it; or nothing at all.
 fn has_history(trace: &Trace) -> bool {
-    trace.prelude == 0 || trace.events[trace.prelude..].iter().any(|event| event.op == Op::Alloc)
+    trace.events.is_empty()
+        || trace.events[trace.prelude..].iter().any(|event| event.op == Op::Alloc)
 }
 
 fn tell(found: &Diagnosis, out: &mut dyn Write) -> Result<()> {
@@ -80,6 +81,14 @@ fn state(device: &DeviceDiagnosis) -> String {
     let asked = format_bytes(asked);
     let what = if recorded { "failed" } else { "fails in a replay" };
     format!("{capacity}; a request of {asked} {what} after {when}")
+}
+
+/// Whether replays have more memory than there was when the request failed.
+fn has_more(device: &DeviceDiagnosis, failure: &Failure) -> bool {
+    let was =
+        failure.reserved.zip(failure.device_free).map(|(held, free)| held.saturating_add(free));
+    let replayed = device.limit_bytes.or(device.beside_others_bytes).or(device.capacity_bytes);
+    was.zip(replayed).is_some_and(|(was, replayed)| replayed > was)
 }
 
 /// What there is to say of a request that failed for no reason that was found.
@@ -140,10 +149,13 @@ fn tell_remedies(device: &DeviceDiagnosis, out: &mut dyn Write) -> Result<()> {
         writeln!(out, "{}", table::paragraph(text))?;
     }
     if device.remedies.is_empty() {
-        let recorded = device.failure.is_some_and(|failure| failure.recorded);
+        let recorded = device.failure.filter(|failure| failure.recorded);
         let text = match before.completes {
-            // Without a limit the replay has what there was, and yet it meets the request.
-            true if recorded && device.limit_bytes.is_none() => {
+            true if recorded.is_some_and(|failure| has_more(device, &failure)) => {
+                "The run's own settings meet the request that failed too: in the replay there is more \
+                 memory than there was."
+            }
+            true if recorded.is_some() => {
                 "In the replay the request is met with the run's own settings too, so it shows no \
                  remedy: what lay where before the recording began, or in private pools, is not in \
                  it."

@@ -133,9 +133,11 @@ fn fragmented(
     scaling: Option<&Scaling>,
 ) -> Option<Finding> {
     let failure = &failed.told;
-    let memory = at_failure(view, baseline, failed);
+    let recorded = recorded(view, failed);
+    let memory = recorded.or_else(|| replayed(view, baseline, failed));
     let reserved = failure.reserved.or(memory.map(|memory| memory.held))?;
-    let free = reserved.saturating_sub(failure.live);
+    // The recorded blocks are larger than what follows from requests, where a rest was not worth a cut.
+    let free = recorded.map_or(reserved.saturating_sub(failure.live), |memory| memory.free);
     // Where the recording does not say it, it follows from the capacity.
     let rest = || Some(view.capacity?.saturating_sub(reserved));
     let device_free = failure.device_free.or_else(rest).unwrap_or(0);
@@ -179,15 +181,18 @@ fn fragmented(
     Some(fragmentation(text, evidence, free))
 }
 
-/// What was held and free at the failure, where that is known: from the recorded segments, if
-/// nothing happened after it, or else from the replay, if it fails there too.
-fn at_failure(view: &View<'_>, baseline: &Baseline, failed: &Failed) -> Option<Memory> {
+/// What was held and free at the failure as the segments say, if nothing happened after it.
+fn recorded(view: &View<'_>, failed: &Failed) -> Option<Memory> {
     let last = failed.told.recorded && view.ends_there();
     let segments = view.run.segments.iter().filter(|segment| segment.device == view.device);
-    let recorded = last.then(|| Memory::of_segments(segments)).filter(|memory| memory.held > 0);
+    last.then(|| Memory::of_segments(segments)).filter(|memory| memory.held > 0)
+}
+
+/// The same from the replay, if it fails there too.
+fn replayed(view: &View<'_>, baseline: &Baseline, failed: &Failed) -> Option<Memory> {
     let played = baseline.replayed.metrics.oom.as_ref().map(|oom| oom.at_event as usize);
     let fails_too = played == Some(failed.event);
-    recorded.or_else(|| fails_too.then(|| baseline.memory_at_failure(view)).flatten())
+    fails_too.then(|| baseline.memory_at_failure(view)).flatten()
 }
 
 /// Nothing failed and nobody said how much there is: whether much more was held than used.

@@ -88,14 +88,14 @@ pub struct DeviceDiagnosis {
     /// What is wrong, most likely first; empty if nothing is.
     pub findings: Vec<Finding>,
     /// PyTorch's own allocator with the recorded settings, replayed; none if nothing was to be
-    /// replayed.
+    /// replayed, or nothing was recorded but what was live already.
     pub as_it_was: Option<Remedy>,
     /// What would have helped, best first: completes where `as_it_was` fails, or holds less.
     pub remedies: Vec<Remedy>,
     /// How many remedies were replayed.
     pub tried: usize,
-    /// Whether the recording ends with the request that failed: then what completes has met all that
-    /// was recorded, and nothing is known of what the program would have asked for next.
+    /// Whether nothing was asked for after the request that failed: then what completes has met all
+    /// that was recorded, and nothing is known of what the program would have asked for next.
     pub meets_recorded_only: bool,
 }
 
@@ -196,7 +196,7 @@ fn one(view: View<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<DeviceDiagn
     let mut completes_without_others = None;
     let idle = findings.iter().any(|found| found.kind == FindingKind::IdleCache);
     let (mut as_it_was, mut tried, mut found) = (None, 0, Vec::new());
-    if !findings.is_empty() && !view.exceeds() && view.peak.bytes > 0 {
+    if !findings.is_empty() && !view.exceeds() && view.has_history() {
         let rest = (PARTS - 1) * events;
         let mut told = |part| progress(events + (part * rest as f64) as u64, PARTS * events);
         (found, tried) = remedies::tried(&view, &baseline, idle, &mut told)?;
@@ -215,7 +215,7 @@ fn one(view: View<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<DeviceDiagn
         as_it_was,
         remedies: found,
         tried,
-        meets_recorded_only: view.ends_there(),
+        meets_recorded_only: view.asks_no_more(),
     })
 }
 

@@ -146,6 +146,18 @@ impl<'a> View<'a> {
         self.capacity.is_some_and(|capacity| self.peak.bytes > capacity)
     }
 
+    /// Whether anything was asked for while the recording ran, beside requests that failed.
+    pub(super) fn has_history(&self) -> bool {
+        let recorded = self.run.trace.events[self.run.trace.prelude..].iter();
+        recorded.filter(|event| event.device == self.device).any(|event| event.op == Op::Alloc)
+    }
+
+    /// Whether nothing was asked for after the request that failed.
+    pub(super) fn asks_no_more(&self) -> bool {
+        let after = self.failure.map(|failed| &self.trace.events[failed.event + 1..]);
+        after.is_some_and(|after| after.iter().all(|event| event.op != Op::Alloc))
+    }
+
     /// Whether the recording has nothing after the request that failed.
     pub(super) fn ends_there(&self) -> bool {
         // Three events stand for the request itself.

@@ -77,7 +77,12 @@ fn in_pieces() -> Script {
 fn failed(run: &mut Run, device_free: u64, segment: u64) {
     let event = run.trace.events.iter().rposition(|event| event.op == Op::OutOfMemory).unwrap();
     run.out_of_memory = vec![OutOfMemory { event, device_free, stack: StackId::default() }];
-    run.segments = vec![held(segment, segment, (0, 0))];
+    let live = run.trace.events[..event].iter().fold(0u64, |live, event| match event.op {
+        Op::Alloc => live.saturating_add(event.size),
+        Op::FreeCompleted => live.saturating_sub(event.size),
+        _ => live,
+    });
+    run.segments = vec![held(segment, segment.saturating_sub(live), (0, 0))];
 }
 
 fn held(bytes: u64, free: u64, pool: (u64, u64)) -> Segment {
@@ -344,6 +349,21 @@ fn a_limit_and_others_on_the_device_are_told_apart() {
     let found = diagnosed(&run, Some(16 << 30));
     assert_eq!(kinds(&found), [FindingKind::OtherProcess]);
     assert_eq!(found.findings[0].bytes, (16 << 30) - 250 * MIB);
+}
+
+#[test]
+fn without_a_history_nothing_is_replayed() {
+    // Only what failed, and what was held then: enough, but in two pieces.
+    let mut script = Script::default();
+    script.fail(150 * MIB);
+    let mut run = script.run();
+    failed(&mut run, 10 * MIB, 200 * MIB);
+    run.segments[0].blocks[0].size = 100 * MIB;
+    run.segments[0].blocks[1].size = 100 * MIB;
+    run.segments[0].blocks[0].state = BlockState::Inactive;
+    let found = diagnosed(&run, None);
+    assert_eq!(kinds(&found), [FindingKind::Fragmentation]);
+    assert_eq!((found.tried, found.as_it_was), (0, None));
 }
 
 #[test]
