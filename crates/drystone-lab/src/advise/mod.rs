@@ -141,6 +141,12 @@ pub enum AdviseError {
     /// An option that is tried does not exist: an error in the table of options.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// Nothing was asked for while the recording ran.
+    #[error(
+        "the recording has no history, only what was live when it was made: settings cannot be \
+         compared with it; record with torch.cuda.memory._record_memory_history"
+    )]
+    NoHistory,
     /// The trace has nothing on the device that was asked for.
     #[error("nothing is asked of device {device} in the trace; devices are {}", listed(.used))]
     NoSuchDevice {

@@ -267,6 +267,15 @@ fn a_request_that_failed_has_to_be_met() {
 }
 
 #[test]
+fn without_a_history_there_is_no_answer() {
+    let mut run = steady();
+    run.trace.events.retain(|event| event.op == Op::Alloc);
+    run.trace.prelude = run.trace.events.len();
+    let found = advise(&run, &question(None), &mut |_, _| {});
+    assert!(matches!(found, Err(AdviseError::NoHistory)), "{found:?}");
+}
+
+#[test]
 fn a_trace_without_requests_needs_nothing() {
     let advice = ask(&Tape::default().run(), &question(None));
     let said = (advice.capacity_from, advice.capacity_bytes, advice.goal);

@@ -37,6 +37,9 @@ impl Workload {
         };
         let views = devices.iter().map(|&device| View::of(run, device, None));
         let views: Vec<_> = views.collect();
+        if !views.is_empty() && !views.iter().any(View::has_history) {
+            return Err(AdviseError::NoHistory);
+        }
         let peak = views.iter().map(|view| view.peak.bytes).max().unwrap_or(0);
         Ok(Workload {
             devices,

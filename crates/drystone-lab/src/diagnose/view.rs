@@ -147,7 +147,7 @@ impl<'a> View<'a> {
     }
 
     /// Whether anything was asked for while the recording ran, beside requests that failed.
-    pub(super) fn has_history(&self) -> bool {
+    pub(crate) fn has_history(&self) -> bool {
         let recorded = self.run.trace.events[self.run.trace.prelude..].iter();
         recorded.filter(|event| event.device == self.device).any(|event| event.op == Op::Alloc)
     }
