@@ -13,7 +13,7 @@ use crate::allocator::slow::{NoSegment, Quest};
 use crate::allocator::{Allocator, Request};
 use crate::device::Device;
 use crate::driver::{Driver, DriverError};
-use crate::heap::{Fit, FreeRun};
+use crate::heap::{Fit, FreeRun, Pages};
 use crate::pages::{ArenaAt, HandleAt, PageStore, Piece, Slot};
 use crate::units::{GRANULE, GRANULES_PER_PAGE, Kind, PAGE};
 
@@ -43,7 +43,8 @@ impl<D: Driver> Allocator<D> {
             let pool = device.pool(id).filter(|pool| !pool.is_kept_for_replay());
             let (Some((stream, term)), Some(pool)) = (found, pool) else { continue };
             let mut store = store.lock();
-            // Another thread may take of what was found.
+            // Another thread may take of what was found; and beside what came together more may have
+            // room now. The largest free block grows each time.
             for _ in 0..TRIES {
                 let free = free_handles(&store, std::slice::from_ref(&heap));
                 let pages = pages_of(&store, &free);
@@ -54,15 +55,14 @@ impl<D: Driver> Allocator<D> {
                 let (pool, heap) = (&pool, Arc::clone(&heap));
                 let quest = Quest { device, pool, heap, term, fit: &fit, request: &request };
                 match self.compact_heap(&mut store, &quest, &free) {
-                    Err(NoWindow::Lost) => continue,
+                    Err(NoWindow::Lost) => {}
                     Err(NoWindow::Ended(NoSegment::Failed(error))) => return Err(error),
-                    Err(NoWindow::Ended(NoSegment::Full | NoSegment::Retired)) => {}
+                    Ok(0) | Err(NoWindow::Ended(NoSegment::Full | NoSegment::Retired)) => break,
                     Ok(bytes) => gathered += bytes,
                 }
-                // What came together is to stay so, also in a valley.
-                quest.heap.lock().went_home(&quest.heap.counters, false);
-                break;
             }
+            // What came together is to stay so, also in a valley.
+            heap.lock().went_home(&heap.counters, false);
         }
         Ok(gathered)
     }
@@ -144,12 +144,8 @@ impl<D: Driver> Allocator<D> {
         } else {
             run.offset
         };
-        // The pages of a handle that has some in the block are its ghosts right beside it.
-        let inside = |handle: HandleAt| pages_inside(store, handle, arena, run);
-        let apart = free.iter().copied().filter(|&handle| inside(handle) == 0);
-        let apart: Vec<HandleAt> = apart.collect();
-        let all_inside = free.iter().map(|&handle| inside(handle)).sum::<u32>();
-        let mut behind = pages_of(store, free) - all_inside;
+        let inside = |handle: &HandleAt| pages_inside(store, *handle, arena, run.pages);
+        let mut behind = pages_of(store, free) - free.iter().map(inside).sum::<u32>();
         for _ in 0..SURVEYS {
             self.clear_ghosts(store, quest, arena, end, behind)?;
             let units = end * GRANULES_PER_PAGE - start + behind * GRANULES_PER_PAGE;
@@ -161,8 +157,14 @@ impl<D: Driver> Allocator<D> {
             };
             let ghosts: FxHashSet<_> =
                 window.ghosts.iter().map(|(piece, _)| piece.handle).collect();
-            let handles = apart.iter().copied().filter(|handle| !ghosts.contains(handle));
-            let handles: Vec<HandleAt> = handles.collect();
+            // Of a handle that has some pages at home there, in this block or another, the others
+            // are its ghosts right beside it.
+            let pages =
+                Pages::new(start / GRANULES_PER_PAGE, end + behind - start / GRANULES_PER_PAGE);
+            let apart = |handle: &HandleAt| {
+                !ghosts.contains(handle) && pages_inside(store, *handle, arena, pages) == 0
+            };
+            let handles: Vec<HandleAt> = free.iter().copied().filter(apart).collect();
             let (empty, needed) = (window.empty_pages(), pages_of(store, &handles));
             if empty == needed {
                 return Ok(Some(Joint { window, handles }));
@@ -208,15 +210,15 @@ fn pages_of(store: &PageStore, handles: &[HandleAt]) -> u32 {
     handles.iter().map(|&handle| store.handle(handle).pages()).sum()
 }
 
-/// How many pages of a handle are at home in a free block.
-fn pages_inside(store: &PageStore, handle: HandleAt, arena: ArenaAt, run: &FreeRun) -> u32 {
+/// How many pages of a handle are at home in these pages of an arena.
+fn pages_inside(store: &PageStore, handle: HandleAt, arena: ArenaAt, pages: Pages) -> u32 {
     let held = store.handle(handle);
     let (mut page, mut inside) = (0, 0);
     while page < held.pages() {
         let (home, count) = store.home(handle, page);
         if let Some(mapping) = home.map(|home| store.mapping(home)).filter(|m| m.arena == arena) {
-            let first = (mapping.first + page).max(run.pages.first);
-            let end = (mapping.first + page + count).min(run.pages.end());
+            let first = (mapping.first + page).max(pages.first);
+            let end = (mapping.first + page + count).min(pages.end());
             inside += end.saturating_sub(first);
         }
         page += count;
