@@ -126,10 +126,12 @@ impl<D: Driver> Allocator<D> {
         let mut windows: Vec<_> = outlined.enumerate().collect();
         // Those first that can be cheapest: most of the others are ruled out by that alone.
         windows.sort_by_key(|&(at, (least, _))| (least, at));
-        let mut best: Option<((Cost, usize), Plan)> = None;
+        let mut best: Option<(usize, Plan)> = None;
         for (at, (least, window)) in windows {
-            let is_beaten =
-                |least: Cost| best.as_ref().is_some_and(|(known, _)| *known <= (least, at));
+            // Of equals the first is taken.
+            let is_beaten = |cost: Cost| {
+                best.as_ref().is_some_and(|(first, plan)| (plan.cost, *first) <= (cost, at))
+            };
             if is_beaten(least) {
                 break;
             }
@@ -139,9 +141,9 @@ impl<D: Driver> Allocator<D> {
                 window.and_then(|window| self.plan(store, quest, sources, window, donors, mark));
             debug_assert!(plan.as_ref().is_none_or(|plan| plan.cost >= least), "no lower bound");
             if let Some(plan) = plan
-                && best.as_ref().is_none_or(|(known, _)| (plan.cost, at) < *known)
+                && !is_beaten(plan.cost)
             {
-                best = Some(((plan.cost, at), plan));
+                best = Some((at, plan));
             }
         }
         best.map(|(_, plan)| plan)
