@@ -87,8 +87,7 @@ fn state(device: &DeviceDiagnosis) -> String {
 fn has_more(device: &DeviceDiagnosis, failure: &Failure) -> bool {
     let was =
         failure.reserved.zip(failure.device_free).map(|(held, free)| held.saturating_add(free));
-    let replayed = device.limit_bytes.or(device.beside_others_bytes).or(device.capacity_bytes);
-    was.zip(replayed).is_some_and(|(was, replayed)| replayed > was)
+    was.zip(device.replayed_bytes()).is_some_and(|(was, replayed)| replayed > was)
 }
 
 /// What there is to say of a request that failed for no reason that was found.
@@ -131,9 +130,7 @@ fn title(kind: FindingKind) -> &'static str {
 fn tell_remedies(device: &DeviceDiagnosis, out: &mut dyn Write) -> Result<()> {
     let Some(before) = &device.as_it_was else { return Ok(()) };
     let on = device
-        .limit_bytes
-        .or(device.beside_others_bytes)
-        .or(device.capacity_bytes)
+        .replayed_bytes()
         .map_or_else(String::new, |bytes| format!(", with {}", format_bytes(bytes)));
     writeln!(out, "\n{} settings tried, each by a replay{on}:", device.tried)?;
     if let (Some(alone), Some(whole)) = (device.completes_without_others, device.capacity_bytes) {

@@ -4,13 +4,12 @@
 use crate::journal::Journal;
 use crate::replay::{Replayed, replay, replay_with_journal};
 use crate::target::{ReplayError, SimTarget, Target};
-use drystone_trace::Op;
 
 use super::Failure;
 use super::memory::Memory;
 use super::remedies::Remedy;
 use super::settings::Settings;
-use super::view::{Failed, MOST_CAPACITY, View, rounded};
+use super::view::{Failed, MOST_CAPACITY, View};
 
 /// The replay, and what it did.
 pub(super) struct Baseline {
@@ -42,19 +41,11 @@ impl Baseline {
     pub(super) fn failure(&self, view: &View<'_>) -> Option<Failed> {
         let oom = self.replayed.metrics.oom.as_ref()?;
         let event = oom.at_event as usize;
-        let mut live = 0u64;
-        for event in &view.trace.events[..event] {
-            match event.op {
-                Op::Alloc => live = live.saturating_add(rounded(event.size)),
-                Op::FreeCompleted => live = live.saturating_sub(rounded(event.size)),
-                _ => {}
-            }
-        }
         let told = Failure {
             recorded: false,
             t_us: oom.t_us,
             asked: oom.asked,
-            live,
+            live: view.live_before(event),
             reserved: Some(oom.reserved),
             device_free: view.capacity.map(|capacity| capacity.saturating_sub(oom.reserved)),
         };

@@ -4,8 +4,7 @@
 
 use super::laps::Lap;
 use super::scaling::{
-    Asked, EXPLAINED, MOST, NEAR, OFF, Rule, SCALES, STEP, Scaling, asked, live_before, own_peak,
-    pairs, scaled,
+    Asked, EXPLAINED, MOST, NEAR, OFF, Rule, SCALES, STEP, Scaling, asked, own_peak, pairs, scaled,
 };
 use super::view::View;
 
@@ -15,7 +14,7 @@ const LIKE: usize = 4;
 /// None where earlier iterations do not show it.
 pub(super) fn forecast(view: &View<'_>, laps: &[Lap], cut: &Lap) -> Option<Scaling> {
     let part = asked(view, &cut.events, cut.events.end);
-    let start = live_before(view, cut.events.start);
+    let start = view.live_before(cut.events.start);
     let had = own_peak(view, &cut.events, usize::MAX).above;
     let whole = laps.iter().rev().filter(|lap| lap.ends).take(MOST);
     let mut whole: Vec<_> =

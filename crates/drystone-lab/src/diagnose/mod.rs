@@ -99,6 +99,13 @@ pub struct DeviceDiagnosis {
     pub meets_recorded_only: bool,
 }
 
+impl DeviceDiagnosis {
+    /// The memory that settings are replayed with; none if it is as much as there can be.
+    pub fn replayed_bytes(&self) -> Option<u64> {
+        self.limit_bytes.or(self.beside_others_bytes).or(self.capacity_bytes)
+    }
+}
+
 /// A request that could not be met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {

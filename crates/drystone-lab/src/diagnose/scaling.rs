@@ -84,7 +84,7 @@ impl Scaling {
         let whole = || {
             let top = top.filter(|&top| cut != Some(top))?;
             let rule = Rule::of(view, &laps, top, view.peak.event)?;
-            let start = live_before(view, top.events.start);
+            let start = view.live_before(top.events.start);
             Some(Scaling::told(view, &top.events, start, &rule, 1.0))
         };
         forecast.or_else(whole)
@@ -133,7 +133,7 @@ impl Rule {
         let mut found: Option<(f64, Vec<u32>)> = None;
         let (mut checked, mut missed, mut off) = (0, 0, 0.0);
         let alike = others.rev().filter_map(|lap| Some((lap, matched(view, &asked, top, lap)?)));
-        let start = live_before(view, top.events.start);
+        let start = view.live_before(top.events.start);
         for (other, blocks) in alike.take(MOST) {
             let Some((ratio, powers)) = powers(&blocks) else { continue };
             let expected = scaled(view, &top.events, start, usize::MAX, &powers, ratio).above;
@@ -313,16 +313,7 @@ pub(super) fn scaled(
 
 /// The peak of an iteration up to its allocation of that number.
 pub(super) fn own_peak(view: &View<'_>, lap: &Range<usize>, allocations: usize) -> Most {
-    most(view, lap, live_before(view, lap.start), allocations, |bytes| bytes)
-}
-
-/// What is live before the event of that index.
-pub(super) fn live_before(view: &View<'_>, event: usize) -> u64 {
-    view.trace.events[..event].iter().fold(0u64, |live, event| match event.op {
-        Op::Alloc => live.saturating_add(rounded(event.size)),
-        Op::FreeCompleted => live.saturating_sub(rounded(event.size)),
-        _ => live,
-    })
+    most(view, lap, view.live_before(lap.start), allocations, |bytes| bytes)
 }
 
 fn most(

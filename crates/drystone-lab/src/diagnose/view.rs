@@ -170,6 +170,15 @@ impl<'a> View<'a> {
         failed.unwrap_or_else(|| self.run.stack_of_block(block))
     }
 
+    /// The bytes that are live before the event of that index, rounded.
+    pub(super) fn live_before(&self, event: usize) -> u64 {
+        self.trace.events[..event].iter().fold(0u64, |live, event| match event.op {
+            Op::Alloc => live.saturating_add(rounded(event.size)),
+            Op::FreeCompleted => live.saturating_sub(rounded(event.size)),
+            _ => live,
+        })
+    }
+
     /// The blocks that are live after the event of that index: numbers and sizes.
     pub(super) fn live_after(&self, event: usize) -> Vec<(u32, u64)> {
         let mut sizes = BTreeMap::new();
