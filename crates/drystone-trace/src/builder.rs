@@ -25,6 +25,8 @@ pub(crate) struct Recorded {
     pub(crate) size: u64,
     pub(crate) stream: u64,
     pub(crate) device: u32,
+    /// Of an allocation: its pool, 0 for the default one.
+    pub(crate) pool: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,9 @@ pub(crate) struct Builder {
     /// Where `blocks` is not needed: block `i` of a CSV that numbers its blocks 0, 1, 2, …
     dense: Vec<Block>,
     streams: HashMap<u64, u32>,
+    pools: HashMap<u64, u32>,
+    /// See [`Trace::block_pools`].
+    block_pools: Vec<u32>,
     dropped: Dropped,
     devices: u32,
     next_id: u32,
@@ -74,6 +79,8 @@ impl Builder {
             blocks: HashMap::new(),
             dense: Vec::new(),
             streams: HashMap::from([(0, 0)]),
+            pools: HashMap::new(),
+            block_pools: Vec::new(),
             dropped: Dropped::default(),
             devices: 1,
             next_id: 0,
@@ -160,6 +167,27 @@ impl Builder {
         }
         self.emit(recorded, id)?;
         self.next_id += 1;
+        self.note_pool(id, recorded.pool)
+    }
+
+    /// Notes the pool of the newest block.
+    fn note_pool(&mut self, id: u32, pool: u64) -> Result<(), Exceeded> {
+        if pool == 0 {
+            return Ok(());
+        }
+        let number = match self.pools.get(&pool) {
+            Some(number) => *number,
+            None => {
+                self.budget.charge(MAP_ENTRY_BYTES)?;
+                let number = self.pools.len() as u32 + 1;
+                self.pools.insert(pool, number);
+                number
+            }
+        };
+        let missing = (id as usize).saturating_sub(self.block_pools.len());
+        self.budget.reserve(&mut self.block_pools, missing + 1)?;
+        self.block_pools.resize(id as usize, 0);
+        self.block_pools.push(number);
         Ok(())
     }
 
@@ -264,6 +292,7 @@ impl Builder {
             streams: self.streams.len() as u32,
             devices: self.devices,
             prelude,
+            block_pools: self.block_pools,
             dropped: self.dropped,
         }
     }

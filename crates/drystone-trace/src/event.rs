@@ -115,6 +115,10 @@ pub struct Trace {
     /// How many of the first events are [`Op::Alloc`] of blocks that were live before the recording
     /// began. Their order and time were not recorded.
     pub prelude: usize,
+    /// The pool of each block, by block number: 0 for the default pool, from 1 on in order of
+    /// appearance for private ones, such as those of captured graphs. Empty, or shorter than there
+    /// are blocks, where the others lay in the default pool or nothing is known.
+    pub block_pools: Vec<u32>,
     /// What was dropped or repaired, and why.
     pub dropped: Dropped,
 }
@@ -126,6 +130,16 @@ impl Trace {
             (Some(first), Some(last)) => last.t_us - first.t_us,
             _ => 0,
         }
+    }
+
+    /// The pool of a block: 0 for the default one, and where it is not known.
+    pub fn pool_of(&self, block: u32) -> u32 {
+        self.block_pools.get(block as usize).copied().unwrap_or(0)
+    }
+
+    /// How many pools there are, counting the default one even if unused; numbers are below this.
+    pub fn pools(&self) -> u32 {
+        self.block_pools.iter().max().map_or(1, |most| most + 1)
     }
 
     /// The most bytes that were ever allocated and not yet free-completed, over all devices. This
@@ -163,6 +177,7 @@ mod tests {
             streams: 1,
             devices: 1,
             prelude: 0,
+            block_pools: Vec::new(),
             dropped: Dropped::default(),
         }
     }

@@ -46,6 +46,7 @@ impl Tape {
             streams: 1,
             devices,
             prelude: 0,
+            block_pools: Vec::new(),
             dropped: Default::default(),
         })
     }

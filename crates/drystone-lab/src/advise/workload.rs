@@ -70,6 +70,7 @@ fn merged(run: &Run, mut traces: Vec<Trace>) -> Trace {
         streams: run.trace.streams,
         devices: run.trace.devices,
         prelude: traces.iter().map(|trace| trace.prelude).sum(),
+        block_pools: Vec::new(),
         dropped: Default::default(),
     };
     if let [_] = traces[..] {

@@ -65,6 +65,7 @@ impl<'a> View<'a> {
             streams: run.trace.streams,
             devices: run.trace.devices,
             prelude,
+            block_pools: run.trace.block_pools.clone(),
             dropped: Default::default(),
         };
         let mut view = View {

@@ -75,6 +75,7 @@ impl Steps {
             streams,
             devices: 1,
             prelude: 0,
+            block_pools: Vec::new(),
             dropped: Dropped::default(),
         }
     }

@@ -174,6 +174,7 @@ impl Tape {
             streams: self.streams,
             devices: 1,
             prelude: 0,
+            block_pools: Vec::new(),
             dropped: Dropped::default(),
         })
     }

@@ -133,7 +133,7 @@ fn parse_event(line: &[u8], with_device: bool) -> Result<(Recorded, bool), Wrong
         Stream::Named(stream) => (stream, false),
         Stream::OutOfRange => (0, true),
     };
-    let event = Recorded { t_us, op, key: key.map(|id| (0, id)), size, stream, device };
+    let event = Recorded { t_us, op, key: key.map(|id| (0, id)), size, stream, device, pool: 0 };
     Ok((event, out_of_range))
 }
 

@@ -77,6 +77,7 @@ fn recorded(event: &Event) -> Recorded {
         size: if is_free { SIZE_OF_BLOCK } else { size },
         stream: u64::from(stream),
         device,
+        pool: 0,
     }
 }
 

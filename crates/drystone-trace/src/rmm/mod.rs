@@ -141,7 +141,8 @@ fn push(
             0
         }
     };
-    let event = |op: Op, key: Option<BlockKey>| Recorded { t_us, op, key, size, stream, device };
+    let event =
+        |op: Op, key: Option<BlockKey>| Recorded { t_us, op, key, size, stream, device, pool: 0 };
     if action == Action::Failure {
         return builder.push(event(Op::OutOfMemory, None), at);
     }

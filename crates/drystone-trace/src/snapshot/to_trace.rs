@@ -257,14 +257,15 @@ impl Before {
     fn event(&self, op: Op) -> Recorded {
         let device = self.key.0 - 1;
         let Before { key, size, stream, .. } = *self;
-        Recorded { t_us: 0, op, key: Some(key), size, stream, device }
+        Recorded { t_us: 0, op, key: Some(key), size, stream, device, pool: 0 }
     }
 }
 
 fn recorded(entry: &TraceEntry, op: Op, device: u32, start: u64) -> Recorded {
     let TraceEntry { addr, size, stream, time_us, .. } = *entry;
     let key = op.has_block().then_some(key_of(device, addr));
-    Recorded { t_us: time_us.saturating_sub(start), op, key, size, stream, device }
+    let t_us = time_us.saturating_sub(start);
+    Recorded { t_us, op, key, size, stream, device, pool: 0 }
 }
 
 fn key_of(device: u32, address: u64) -> BlockKey {
