@@ -191,14 +191,20 @@ impl<'a> ChunkReader<'a> {
         }
     }
 
-    /// Unpacks a chunk's pieces. Those that a newer writer added behind are left out.
+    /// Unpacks a chunk's pieces. Of the `required` ones none may be missing; the others are empty where
+    /// they are. Those that a newer writer added behind are left out.
     pub(super) fn unpack<const N: usize>(
         &mut self,
         chunk: &Chunk,
+        required: usize,
         pieces: &mut [Vec<u8>; N],
     ) -> Result<(), TraceError> {
         let mut body = Bytes(&chunk.body);
-        for piece in pieces {
+        for (index, piece) in pieces.iter_mut().enumerate() {
+            if index >= required && body.0.is_empty() {
+                piece.clear();
+                continue;
+            }
             let sizes = body.number().zip(body.number());
             let packed = sizes.and_then(|(size, packed)| Some((size, body.take(packed)?)));
             let Some((size, packed)) = packed else {

@@ -29,9 +29,13 @@ pub(super) enum Column {
     Stacks,
     /// Bytes free on the device, where that is known.
     DeviceFree,
+    /// Pools of allocations; left out where all are in the default one.
+    Pools,
 }
 
-pub(super) const COLUMNS: usize = 9;
+pub(super) const COLUMNS: usize = 10;
+/// So many are in every chunk; the others are empty where they are not there.
+pub(super) const REQUIRED: usize = Column::Pools as usize;
 
 /// The operation of an entry is the place in [`Op::ALL`], or this: a free that was requested and
 /// completed at once, two events.
@@ -54,6 +58,7 @@ const LONG: u64 = 256;
 pub(super) fn encode(events: &[Entry], mut blocks: u32, columns: &mut [Vec<u8>; COLUMNS]) {
     columns.iter_mut().for_each(Vec::clear);
     let mut column = |which: Column, value: u64| put(&mut columns[which as usize], value);
+    let with_pools = events.iter().any(|entry| entry.event.op == Op::Alloc && entry.pool != 0);
     let mut last_t = events.first().map_or(0, |first| first.event.t_us);
     column(Column::Start, last_t);
     column(Column::Start, u64::from(blocks));
@@ -96,7 +101,12 @@ pub(super) fn encode(events: &[Entry], mut blocks: u32, columns: &mut [Vec<u8>; 
             op |= DEVICE_FREE;
             column(Column::DeviceFree, device_free);
         }
-        blocks += u32::from(event.op == Op::Alloc);
+        if event.op == Op::Alloc {
+            blocks += 1;
+            if with_pools {
+                column(Column::Pools, u64::from(entry.pool));
+            }
+        }
         ops.push(op);
     }
     columns[Column::Ops as usize] = ops;
@@ -120,6 +130,7 @@ pub(super) fn decode(columns: &[Vec<u8>; COLUMNS], events: &mut Vec<Entry>) -> R
     let mut blocks = number(Column::Start, "a start")?;
     let mut place = (0, 0);
     let mut times = columns[Column::Times as usize].iter();
+    let with_pools = !columns[Column::Pools as usize].is_empty();
     for &op in &columns[Column::Ops as usize] {
         let freed = op & OP == FREED;
         let kind = if freed { Op::FreeRequested } else { kind_of(op)? };
@@ -153,17 +164,22 @@ pub(super) fn decode(columns: &[Vec<u8>; COLUMNS], events: &mut Vec<Entry>) -> R
                 return Err(Wrong("a size"));
             }
         }
+        let mut pool = 0;
         if kind == Op::Alloc {
+            if with_pools {
+                pool = number(Column::Pools, "a pool")?;
+            }
             let block = u32::try_from(blocks).ok().filter(|&block| block != NO_BLOCK);
             id = block.ok_or(Wrong("a block"))?;
             blocks += 1;
         }
+        let pool = u32::try_from(pool).map_err(|_| Wrong("a pool"))?;
         if events.len() + 1 + usize::from(freed) > MOST_EVENTS {
             return Err(Wrong("the number of events"));
         }
         let (stream, device) = place;
         let event = Event { t_us, size, id, stream, device, op: kind };
-        events.push(Entry { event, stack: StackId::from_number(stack), device_free });
+        events.push(Entry { event, stack: StackId::from_number(stack), device_free, pool });
         if freed {
             let event = Event { op: Op::FreeCompleted, ..event };
             events.push(Entry::from(event));
@@ -174,4 +190,40 @@ pub(super) fn decode(columns: &[Vec<u8>; COLUMNS], events: &mut Vec<Entry>) -> R
 
 fn kind_of(op: u8) -> Result<Op, Wrong> {
     Op::ALL.get(usize::from(op & OP)).copied().ok_or(Wrong("an operation"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_are_a_number_for_each_allocation_and_what_is_none_is_refused() {
+        let entry = |op, id, pool| {
+            let event = Event { t_us: 0, size: 1, id, stream: 0, device: 0, op };
+            Entry { pool, ..Entry::from(event) }
+        };
+        let snapshot = entry(Op::Snapshot, NO_BLOCK, 0);
+        let events = [entry(Op::Alloc, 0, 0), snapshot, entry(Op::Alloc, 1, u32::MAX)];
+        let mut columns = Default::default();
+        encode(&events, 0, &mut columns);
+        let pools = columns[Column::Pools as usize].clone();
+        assert_eq!(pools, [0, 0xff, 0xff, 0xff, 0xff, 0x0f]);
+        for (piece, expected) in [
+            (&pools[..], Ok([0, 0, u32::MAX])),
+            (&[], Ok([0; 3])),
+            (&[1, 2, 3], Ok([1, 0, 2])),
+            (&pools[..5], Err("a pool")),
+            (&[1], Err("a pool")),
+            (&[0, 0xff, 0xff, 0xff, 0xff, 0x1f], Err("a pool")),
+            (&[0xff; 12], Err("a pool")),
+        ] {
+            columns[Column::Pools as usize] = piece.to_vec();
+            let mut found = Vec::new();
+            let decoded = decode(&columns, &mut found).map_err(|Wrong(what)| what);
+            let found = decoded.map(|()| [found[0].pool, found[1].pool, found[2].pool]);
+            assert_eq!(found, expected, "{piece:?}");
+        }
+        encode(&[entry(Op::Alloc, 0, 0), entry(Op::Snapshot, NO_BLOCK, 7)], 0, &mut columns);
+        assert!(columns[Column::Pools as usize].is_empty());
+    }
 }

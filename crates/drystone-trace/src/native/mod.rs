@@ -31,11 +31,14 @@ pub struct Entry {
     pub stack: StackId,
     /// Of out of memory: bytes that the device had free, if that is known.
     pub device_free: Option<u64>,
+    /// Of an allocation: the block's pool, as in [`Trace::block_pools`](crate::Trace::block_pools).
+    /// Of all else it is 0, and not written.
+    pub pool: u32,
 }
 
 impl From<Event> for Entry {
     fn from(event: Event) -> Self {
-        Entry { event, stack: StackId::default(), device_free: None }
+        Entry { event, stack: StackId::default(), device_free: None, pool: 0 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reads native traces, chunk by chunk.
 
 use super::chunk::{Chunk, ChunkReader, Kind, at_most};
-use super::columns::{COLUMNS, Wrong, decode};
+use super::columns::{COLUMNS, REQUIRED, Wrong, decode};
 use super::tables::{self, Bad, Head, Totals};
 use super::{Entry, MOST_EVENTS};
 use crate::builder::{Builder, Recorded, SIZE_OF_BLOCK};
@@ -25,7 +25,7 @@ pub(crate) fn read(input: Input<'_>, name: &str, limits: &Limits) -> Result<Run,
             index += 1;
             note(entry, builder.len(), &mut block_stacks, &mut out_of_memory, &mut reader.budget)
                 .map_err(|exceeded| exceeded.at(at))?;
-            builder.push(recorded(&entry.event), at)?;
+            builder.push(recorded(entry), at)?;
         }
     }
     let NativeReader { head, stacks, segments, dropped, .. } = reader;
@@ -67,8 +67,8 @@ fn note(
     }
 }
 
-fn recorded(event: &Event) -> Recorded {
-    let Event { t_us, size, id, stream, device, op } = *event;
+fn recorded(entry: &Entry) -> Recorded {
+    let Event { t_us, size, id, stream, device, op } = entry.event;
     let is_free = matches!(op, Op::FreeRequested | Op::FreeCompleted);
     Recorded {
         t_us,
@@ -77,7 +77,7 @@ fn recorded(event: &Event) -> Recorded {
         size: if is_free { SIZE_OF_BLOCK } else { size },
         stream: u64::from(stream),
         device,
-        pool: 0,
+        pool: u64::from(entry.pool),
     }
 }
 
@@ -215,14 +215,14 @@ impl<'a> NativeReader<'a> {
     }
 
     fn table(&mut self, chunk: &Chunk) -> Result<(), TraceError> {
-        self.chunks.unpack(chunk, &mut self.table)
+        self.chunks.unpack(chunk, 1, &mut self.table)
     }
 
     fn events(&mut self, chunk: &Chunk) -> Result<(), TraceError> {
         if chunk.items as usize > MOST_EVENTS {
             return Err(chunk.content("events of a chunk", chunk.items, at_most(MOST_EVENTS)));
         }
-        self.chunks.unpack(chunk, &mut self.columns)?;
+        self.chunks.unpack(chunk, REQUIRED, &mut self.columns)?;
         self.entries.clear();
         let decoded = decode(&self.columns, &mut self.entries);
         decoded.map_err(|Wrong(what)| chunk.content(what, "nonsense", "what a writer writes"))?;

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::chunk::{ChunkWriter, Kind, write_start};
-use super::columns::{COLUMNS, encode};
+use super::columns::{COLUMNS, REQUIRED, encode};
 use super::tables::{self, Totals, Written, end_of};
 use super::{Entry, MOST_EVENTS};
 use crate::dropped::Dropped;
@@ -29,6 +29,7 @@ pub fn write_native(run: &Run, out: impl Write) -> io::Result<()> {
         let mut entry = Entry::from(event);
         if event.op == Op::Alloc {
             entry.stack = run.stack_of_block(event.id);
+            entry.pool = trace.pool_of(event.id);
         }
         if let Some(refused) = refused.next_if(|refused| refused.event == index) {
             (entry.stack, entry.device_free) = (refused.stack, Some(refused.device_free));
@@ -179,7 +180,9 @@ impl<W: Write> NativeWriter<W> {
         }
         encode(&self.pending, self.blocks_written, &mut self.columns);
         let pieces = self.columns.each_ref().map(|column| &column[..]);
-        self.chunks.write(&mut self.out, Kind::Events, self.pending.len() as u32, &pieces)?;
+        let kept = if pieces[REQUIRED].is_empty() { REQUIRED } else { COLUMNS };
+        let items = self.pending.len() as u32;
+        self.chunks.write(&mut self.out, Kind::Events, items, &pieces[..kept])?;
         self.pending.clear();
         self.blocks_written = self.blocks;
         Ok(())

@@ -5,6 +5,7 @@ mod decode;
 mod from_run;
 mod keys;
 mod layout;
+mod pools;
 mod stacks;
 mod to_trace;
 mod view;

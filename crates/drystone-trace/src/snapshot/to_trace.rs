@@ -14,11 +14,14 @@ use crate::error::{Position, TraceError};
 use crate::event::{Op, Trace};
 use crate::limits::{Budget, Exceeded, Limits};
 use crate::run::{OutOfMemory, Run};
+use crate::snapshot::pools::Pools;
 use crate::snapshot::{Action, BlockState, Segment, Snapshot, SnapshotBlock, StackId, TraceEntry};
 
 impl Snapshot {
     /// The snapshot's events as a trace called `name`, with the blocks that were live before as its
-    /// [`prelude`](Trace::prelude). Times count from the first event; pools are ignored.
+    /// [`prelude`](Trace::prelude). Times count from the first event. A block's pool is that of the
+    /// segment at the end that covers its address, if it was there already; otherwise, and so for
+    /// memory that was given back since, it counts to the default pool.
     ///
     /// # Errors
     /// [`TraceError::Limit`] where the trace would pass `limits`.
@@ -54,6 +57,7 @@ impl Snapshot {
         let mut budget = Budget::new(limits);
         let too_much = |exceeded: Exceeded| exceeded.at(Position::Whole);
         let before = self.live_before(&mut budget).map_err(too_much)?;
+        let pools = Pools::of(self, &mut budget).map_err(too_much)?;
         let mut dropped = Dropped::default();
         let order = self.by_time(&mut dropped, &mut budget).map_err(too_much)?;
         // An id for each block, and what is compared at the end.
@@ -64,7 +68,8 @@ impl Snapshot {
         dropped.findings().iter().for_each(|&finding| builder.add(finding));
         let (mut stacks, mut out_of_memory) = (Vec::new(), Vec::new());
         for block in &before {
-            builder.push(block.event(Op::Alloc), block.found)?;
+            let pool = self.pool_of(block, &pools);
+            builder.push(Recorded { pool, ..block.event(Op::Alloc) }, block.found)?;
             stacks.push(block.stack);
         }
         let start = self.start();
@@ -72,7 +77,9 @@ impl Snapshot {
             for (index, entry) in (0..).zip(&ring[..self.prelude_of(device)]) {
                 stacks.push(entry.stack);
                 let found = Position::Entry { device, index };
-                builder.push(recorded(entry, Op::Alloc, device, start), found)?;
+                let pool = pools.at(device, entry.addr, index);
+                let event = Recorded { pool, ..recorded(entry, Op::Alloc, device, start) };
+                builder.push(event, found)?;
             }
         }
         let prelude = builder.len();
@@ -87,8 +94,12 @@ impl Snapshot {
                 continue;
             };
             let TraceEntry { addr, stack, .. } = *entry;
+            let mut pool = 0;
             match op {
-                Op::Alloc => stacks.push(stack),
+                Op::Alloc => {
+                    stacks.push(stack);
+                    pool = pools.at(device, addr, u64::from(index));
+                }
                 Op::OutOfMemory => {
                     let event = builder.len();
                     out_of_memory.push(OutOfMemory { event, device_free: addr, stack });
@@ -96,7 +107,7 @@ impl Snapshot {
                 _ => {}
             }
             let entry = TraceEntry { time_us, ..*entry };
-            builder.push(recorded(&entry, op, device, start), found)?;
+            builder.push(Recorded { pool, ..recorded(&entry, op, device, start) }, found)?;
         }
         self.compare_ends(&mut builder);
         Ok(Merged { trace: builder.finish(name, prelude), stacks, out_of_memory })
@@ -148,6 +159,15 @@ impl Snapshot {
         }
         before.sort_unstable_by_key(|block| block.key);
         Ok(before)
+    }
+
+    /// The pool of a block that was live before: of its segment, or of where it was when it was freed.
+    fn pool_of(&self, block: &Before, pools: &Pools) -> u64 {
+        match block.found {
+            Position::Entry { device, index } => pools.at(device, block.key.1, index),
+            Position::Segment(index) => pools.of_segment(&self.segments[index as usize]),
+            _ => 0,
+        }
     }
 
     /// Segment by segment, each with its number.
