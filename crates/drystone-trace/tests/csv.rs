@@ -172,7 +172,13 @@ fn a_malformed_line_is_an_error_with_line_column_content_and_what_is_allowed() {
         assert_eq!((*line, *c, f.as_str()), (4, column, found), "{row}");
         assert!(a.contains(allowed), "{row}: {a}");
     }
-    for bad in ["t_us,op\n", "t_us,op,id,size,stream,x\n", "# only\n", "#prelude=x\n"] {
+    for bad in [
+        "t_us,op\n",
+        "t_us,op,id,size,stream,x\n",
+        "t_us,op,id,size,stream,pool,device\n",
+        "# only\n",
+        "#prelude=x\n",
+    ] {
         let error = read_trace_bytes("x", bad.as_bytes(), &Limits::default()).unwrap_err();
         assert!(matches!(error, TraceError::Csv { column: "line", .. }), "{bad}: {error}");
     }
@@ -197,6 +203,41 @@ fn devices_and_preludes_have_their_places() {
             TraceError::Csv { line: l, column: c, .. } => assert_eq!((l, c), (line, column)),
             other => panic!("{other}"),
         }
+    }
+}
+
+#[test]
+fn pools_come_last_and_only_allocations_have_one() {
+    let limits = Limits::default();
+    let read = |text: &str| read_trace_bytes("x", text.as_bytes(), &limits);
+    let text = "t_us,op,id,size,stream,pool\n0,a,0,5,0,0\n1,a,1,6,0,18446744073709551615\n\
+                2,a,2,6,0,7\n3,f,1,6,0,0\n3,a,3,1,0,7\n4,s,,0,0,0\n5,a,4,1,0,0\n";
+    let trace = read(text).unwrap();
+    assert_eq!((&trace.block_pools[..], trace.pools()), (&[0, 1, 2, 2][..], 3));
+    let again = written(&trace);
+    assert_eq!(text.replace("18446744073709551615", "1").replace(",7\n", ",2\n").as_bytes(), again);
+    assert_eq!(read_trace_bytes("x", &again, &limits).unwrap(), trace);
+    // With devices in between.
+    let devices = "t_us,op,id,size,stream,device,pool\n0,a,0,5,0,1,0\n0,a,1,5,0,0,1\n";
+    let trace = read(devices).unwrap();
+    assert_eq!((&trace.block_pools[..], trace.devices), (&[0, 1][..], 2));
+    assert_eq!(written(&trace), devices.as_bytes());
+    // Where all are in the default pool, the column goes.
+    let trace = read("t_us,op,id,size,stream,pool\n0,a,0,5,0,0\n").unwrap();
+    assert!(trace.block_pools.is_empty());
+    assert_eq!(written(&trace), b"t_us,op,id,size,stream\n0,a,0,5,0\n");
+    for (row, column, found, allowed) in [
+        ("0,a,0,5,0,", "pool", "nothing", "a whole number from 0 to 18446744073709551615"),
+        ("0,a,0,5,0,-1", "pool", "\"-1\"", "a whole number"),
+        ("0,s,,5,0,1", "pool", "\"1\"", "0, since op s has no pool"),
+        ("0,a,0,5,0", "line", "\"0,a,0,5,0\"", "t_us,op,id,size,stream,pool"),
+        ("0,a,0,5,0,0,0", "line", "\"0,a,0,5,0,0,0\"", "t_us,op,id,size,stream,pool"),
+    ] {
+        let error = read(&format!("t_us,op,id,size,stream,pool\n{row}\n")).unwrap_err();
+        let TraceError::Csv { line: 2, column: c, found: f, allowed: a } = &error else {
+            panic!("{row}: {error}")
+        };
+        assert_eq!((*c, &f[..], &a[..allowed.len()]), (column, found, allowed), "{row}");
     }
 }
 

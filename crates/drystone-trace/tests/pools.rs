@@ -6,7 +6,7 @@ use common::encode::{Val, encode};
 use common::recorded;
 use common::torch::{block, entry, segment, whole};
 use drystone_trace::{
-    Action, Entry, Frame, Limits, MAX_SIZE, NativeReader, NativeWriter, Op, Run, Segment,
+    Action, Entry, Format, Frame, Limits, MAX_SIZE, NativeReader, NativeWriter, Op, Run, Segment,
     SegmentType, Snapshot, StackId, Trace, TraceEntry, read_run, read_run_bytes, read_trace_bytes,
 };
 
@@ -40,6 +40,13 @@ fn blocks_of_captured_graphs_are_in_the_pools_of_those() {
         // One graph after the other.
         assert!(pool == 0 || pool == last || pool == last + 1, "block {block}: {pool}");
         last = last.max(pool);
+    }
+    // In other formats, too.
+    for format in Format::ALL {
+        let mut bytes = Vec::new();
+        format.write(&run, &mut bytes).unwrap();
+        let again = read_run_bytes("weclone", &bytes, &Limits::default()).unwrap();
+        assert!(again.trace.block_pools == run.trace.block_pools, "{format:?}");
     }
 }
 

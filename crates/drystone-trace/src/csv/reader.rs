@@ -3,7 +3,7 @@
 use crate::builder::{Builder, Recorded};
 use crate::csv::lines::Lines;
 use crate::csv::parse::{Stream, field, number, stream};
-use crate::csv::{COLUMNS, COLUMNS_WITH_DEVICE, PRELUDE};
+use crate::csv::{Columns, PRELUDE};
 use crate::dropped::Oddity;
 use crate::error::{Position, TraceError, shown};
 use crate::event::{MAX_DEVICES, MAX_SIZE, Op, Trace};
@@ -41,7 +41,7 @@ pub(crate) fn read(input: Input<'_>, name: &str, limits: &Limits) -> Result<Trac
         if line.is_empty() {
             continue;
         }
-        let event = parse_event(line, header.with_device);
+        let event = parse_event(line, header.columns);
         let number = lines.number();
         builder.seen(lines.taken());
         let (event, out_of_range) = event.map_err(|wrong| wrong.at(number))?;
@@ -76,32 +76,27 @@ fn check_prelude(event: &Recorded, header: &Header, builder: &Builder) -> Result
     Ok(())
 }
 
-#[derive(Default)]
 struct Header {
-    with_device: bool,
+    columns: Columns,
     prelude: u64,
     /// The line that gave `prelude`.
     stated_at: u64,
 }
 
 fn read_header(lines: &mut Lines<'_>) -> Result<Header, TraceError> {
-    let columns = || format!("{COLUMNS} or {COLUMNS_WITH_DEVICE}");
-    let mut header = Header::default();
+    let columns = || Columns::ALL.map(Columns::header).join(" or ");
+    let (mut prelude, mut stated_at) = (0, 0);
     while let Some(line) = lines.next()? {
-        if line == COLUMNS.as_bytes() {
-            return Ok(header);
-        }
-        if line == COLUMNS_WITH_DEVICE.as_bytes() {
-            header.with_device = true;
-            return Ok(header);
+        let mut all = Columns::ALL.into_iter();
+        if let Some(columns) = all.find(|columns| line == columns.header().as_bytes()) {
+            return Ok(Header { columns, prelude, stated_at });
         }
         if let Some(stated) = line.strip_prefix(PRELUDE.as_bytes()) {
-            let Some(prelude) = number(stated) else {
+            let Some(stated) = number(stated) else {
                 let bad = wrong("line", line, format!("{PRELUDE} and a number"));
                 return Err(bad.at(lines.number()));
             };
-            header.prelude = prelude;
-            header.stated_at = lines.number();
+            (prelude, stated_at) = (stated, lines.number());
         } else if !line.is_empty() && line[0] != b'#' {
             let bad = wrong("line", line, columns());
             return Err(bad.at(lines.number()));
@@ -111,10 +106,9 @@ fn read_header(lines: &mut Lines<'_>) -> Result<Header, TraceError> {
 }
 
 /// The event, and whether its stream was out of range.
-fn parse_event(line: &[u8], with_device: bool) -> Result<(Recorded, bool), Wrong> {
+fn parse_event(line: &[u8], columns: Columns) -> Result<(Recorded, bool), Wrong> {
     let mut rest = Some(line);
-    let columns = if with_device { COLUMNS_WITH_DEVICE } else { COLUMNS };
-    let mut next = || field(&mut rest).ok_or_else(|| wrong("line", line, columns));
+    let mut next = || field(&mut rest).ok_or_else(|| wrong("line", line, columns.header()));
     let t_us = parse_number("t_us", next()?, u64::MAX)?;
     let op = parse_op(next()?)?;
     let key = parse_id(next()?, op)?;
@@ -122,18 +116,19 @@ fn parse_event(line: &[u8], with_device: bool) -> Result<(Recorded, bool), Wrong
     let found = next()?;
     let stream = stream(found)
         .ok_or_else(|| wrong("stream", found, format!("a whole number up to {}", u64::MAX)))?;
-    let device = match with_device {
+    let device = match columns.device {
         true => parse_number("device", next()?, u64::from(MAX_DEVICES - 1))? as u32,
         false => 0,
     };
+    let pool = if columns.pool { parse_pool(next()?, op)? } else { 0 };
     if field(&mut rest).is_some() {
-        return Err(wrong("line", line, columns));
+        return Err(wrong("line", line, columns.header()));
     }
     let (stream, out_of_range) = match stream {
         Stream::Named(stream) => (stream, false),
         Stream::OutOfRange => (0, true),
     };
-    let event = Recorded { t_us, op, key: key.map(|id| (0, id)), size, stream, device, pool: 0 };
+    let event = Recorded { t_us, op, key: key.map(|id| (0, id)), size, stream, device, pool };
     Ok((event, out_of_range))
 }
 
@@ -141,6 +136,14 @@ fn parse_number(column: &'static str, found: &[u8], most: u64) -> Result<u64, Wr
     number(found)
         .filter(|&value| value <= most)
         .ok_or_else(|| wrong(column, found, format!("a whole number from 0 to {most}")))
+}
+
+fn parse_pool(found: &[u8], op: Op) -> Result<u64, Wrong> {
+    let pool = parse_number("pool", found, u64::MAX)?;
+    if op != Op::Alloc && pool != 0 {
+        return Err(wrong("pool", found, format!("0, since op {} has no pool", op.letter())));
+    }
+    Ok(pool)
 }
 
 fn parse_op(found: &[u8]) -> Result<Op, Wrong> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::TraceError;
-use crate::event::{Event, Op};
+use crate::event::{Op, Trace};
 use crate::run::Run;
 use crate::snapshot::layout::{Arena, rounded};
 use crate::snapshot::{
@@ -17,19 +17,19 @@ const PAGE: u64 = 2 << 20;
 /// All arenas end below this: torch's viewer takes addresses for signed numbers.
 const MOST_ADDRESSES: u64 = 1 << 62;
 
-/// One (device, stream), which has one arena and at the end one segment.
-type Place = (u32, u32);
+/// One (device, stream, pool), which has one arena and at the end one segment.
+type Place = (u32, u32, u32);
 
 impl Run {
     /// The run as a snapshot that torch's viewer opens. Where blocks lay was not recorded: the blocks of
-    /// each device and stream get addresses by best fit in one segment of their own. The segments and
+    /// each device, stream and pool get addresses by best fit in one segment of their own. The segments and
     /// segment events of the recording allocator, which are about other addresses, are left out.
     ///
     /// # Errors
     /// [`TraceError::NoRoom`] where the blocks need more than 2^62 bytes of addresses.
     pub fn to_snapshot(&self) -> Result<Snapshot, TraceError> {
         let trace = &self.trace;
-        let mut layout = Layout::of(&trace.events, trace.blocks)?;
+        let mut layout = Layout::of(trace)?;
         layout.place_arenas()?;
         let mut prelude = vec![0; trace.devices as usize];
         let mut device_traces = vec![Vec::new(); trace.devices as usize];
@@ -106,13 +106,13 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(events: &[Event], blocks: u32) -> Result<Layout, TraceError> {
+    fn of(trace: &Trace) -> Result<Layout, TraceError> {
         let mut arenas: BTreeMap<Place, Arena> = BTreeMap::new();
-        let mut placed: Vec<Placed> = Vec::with_capacity(blocks as usize);
-        for event in events {
+        let mut placed: Vec<Placed> = Vec::with_capacity(trace.blocks as usize);
+        for event in &trace.events {
             match event.op {
                 Op::Alloc => {
-                    let arena = (event.device, event.stream);
+                    let arena = (event.device, event.stream, trace.pool_of(event.id));
                     let place = arenas.entry(arena).or_default();
                     let offset =
                         place.place(event.size, MOST_ADDRESSES).ok_or(TraceError::NoRoom)?;
@@ -157,22 +157,23 @@ impl Layout {
     /// The arenas as segments with their blocks at the end; `stack_of` says who asked for a block.
     fn segments(&self, stack_of: impl Fn(u32) -> StackId) -> Vec<Segment> {
         let mut segments: BTreeMap<Place, Segment> = BTreeMap::new();
-        for (&(device, stream), arena) in &self.arenas {
+        for (&place, arena) in &self.arenas {
+            let (device, stream, pool) = place;
             let segment = Segment {
                 device,
-                address: self.starts[&(device, stream)],
+                address: self.starts[&place],
                 total_size: arena.end().next_multiple_of(PAGE),
                 allocated_size: 0,
                 active_size: 0,
                 requested_size: 0,
                 stream: u64::from(stream),
                 segment_type: SegmentType::Large,
-                segment_pool_id: (0, 0),
+                segment_pool_id: (0, u64::from(pool)),
                 is_expandable: true,
                 blocks: Vec::new(),
                 stack: StackId::default(),
             };
-            segments.insert((device, stream), segment);
+            segments.insert(place, segment);
         }
         for (number, block) in (0..).zip(&self.blocks) {
             let (Some(state), Some(segment)) = (block.state, segments.get_mut(&block.arena)) else {
