@@ -147,6 +147,7 @@ fn run<B: Below + 'static, C: Clock>(
         clock,
         policy,
         blocks: vec![0; trace.blocks as usize],
+        pools: &trace.block_pools,
         sampler: Sampler::new(trace),
         origin_us: trace.events.first().map_or(0, |event| event.t_us),
         tally: Tally::default(),
@@ -243,6 +244,8 @@ struct Run<'a, B, C> {
     policy: Box<dyn Policy>,
     /// The address of each block; 0 before it is allocated and after it is freed.
     blocks: Vec<u64>,
+    /// The pool of each block, as in [`Trace::block_pools`].
+    pools: &'a [u32],
     sampler: Sampler,
     origin_us: u64,
     tally: Tally,
@@ -283,7 +286,12 @@ impl<B: Below, C: Clock> Run<'_, B, C> {
         self.clock.arrive(event);
         self.sampler.arrive(event.t_us);
         let stream = self.clock.stream(event.stream);
-        let address = match self.policy.allocate(event.size, DeviceId(event.device), stream) {
+        let device = DeviceId(event.device);
+        let given = match self.pools.get(event.id as usize) {
+            None | Some(0) => self.policy.allocate(event.size, device, stream),
+            Some(&pool) => self.policy.allocate_in(pool, event.size, device, stream),
+        };
+        let address = match given {
             Ok(address) => address,
             Err(refusal) => return Some(self.refused(event, index, refusal)),
         };

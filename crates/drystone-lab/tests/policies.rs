@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use drystone_core::{DeviceId, Driver, DriverCall, StreamId};
-use drystone_lab::{Needs, POLICIES, PolicyInfo, PolicySpec, SimTarget, Target, replay};
+use drystone_lab::{
+    Needs, POLICIES, Policy, PolicyInfo, PolicySpec, Refusal, SimTarget, Target, replay,
+};
 use drystone_sim::{Access, FaultPlan, SimConfig, SimDriver};
 use drystone_trace::{Limits, Trace, read_trace, read_trace_bytes};
 
@@ -48,7 +50,14 @@ impl Random {
     }
 }
 
-/// A program on four streams: blocks that live for a while, and whose frees complete later.
+/// Those that keep private pools apart.
+fn with_pools() -> impl Iterator<Item = (&'static PolicyInfo, PolicySpec)> {
+    let names = ["drystone", "drystone-malloc", "pytorch", "pytorch-expandable"];
+    policies().filter(move |(info, _)| names.contains(&info.name))
+}
+
+/// A program on four streams: blocks that live for a while, and whose frees complete later. Those of
+/// an even seed have private pools.
 fn program(seed: u64, blocks: usize) -> Trace {
     let mut random = Random(seed);
     let mut lines = String::from("t_us,op,id,size,stream\n");
@@ -73,12 +82,16 @@ fn program(seed: u64, blocks: usize) -> Trace {
             }
         }
     }
-    read_trace_bytes("random", lines.as_bytes(), &Limits::default()).unwrap()
+    let mut trace = read_trace_bytes("random", lines.as_bytes(), &Limits::default()).unwrap();
+    if seed.is_multiple_of(2) {
+        trace.block_pools = (0..made).map(|_| random.below(4).saturating_sub(1) as u32).collect();
+    }
+    trace
 }
 
 #[test]
 fn memory_that_is_in_use_is_lent_to_nobody() {
-    for seed in 1..=3 {
+    for seed in 1..=4 {
         let trace = program(seed, 400);
         for (info, spec) in policies() {
             let play = |capacity| {
@@ -115,7 +128,11 @@ fn play_with_faults(spec: &PolicySpec, seed: u64) {
         sim.advance(random.below(1_000_000));
         if live.len() < 4 || random.below(100) < 52 {
             let (size, stream) = (random.size(), StreamId(random.below(3)));
-            if let Ok(address) = policy.allocate(size, DEVICE, stream) {
+            let given = match random.below(4) {
+                0 => policy.allocate_in(1 + random.below(2) as u32, size, DEVICE, stream),
+                _ => policy.allocate(size, DEVICE, stream),
+            };
+            if let Ok(address) = given {
                 sim.stamp_write(DEVICE, stream, address, size, step).unwrap();
                 live.push((address, size, stream, step));
             }
@@ -181,5 +198,49 @@ fn a_real_trace_is_played_to_its_end() {
         let metrics = replayed.unwrap_or_else(|error| panic!("{}: {error}", info.name)).metrics;
         assert_eq!(metrics.oom, None, "{}", info.name);
         assert!(metrics.peak_reserved_bytes >= metrics.peak_live_bytes, "{}", info.name);
+    }
+}
+
+fn take(policy: &mut dyn Policy, pool: u32, size: u64) -> u64 {
+    let given = match pool {
+        0 => policy.allocate(size, DEVICE, StreamId(0)),
+        pool => policy.allocate_in(pool, size, DEVICE, StreamId(0)),
+    };
+    given.unwrap()
+}
+
+#[test]
+fn what_a_private_pool_has_serves_no_other() {
+    for (info, spec) in with_pools() {
+        let sim = Arc::new(SimDriver::new(SimConfig::default()).unwrap());
+        let mut policy = (spec.make)(Arc::clone(&sim) as Arc<dyn Driver>).unwrap();
+        for size in [1_000, 3 << 20, 40 << 20] {
+            let at = [0, 1, 2].map(|pool| take(&mut *policy, pool, size));
+            at.iter().for_each(|&address| policy.free(address).unwrap());
+            // Emptying the cache leaves it what it has.
+            policy.empty_cache().unwrap();
+            let again = [2, 1, 0].map(|pool| take(&mut *policy, pool, size));
+            assert_eq!(again[..2], [at[2], at[1]], "{}, {size}", info.name);
+            again.iter().for_each(|&address| policy.free(address).unwrap());
+        }
+        drop(policy);
+        assert!(sim.finish().is_clean(), "{}: {}", info.name, sim.finish());
+    }
+}
+
+#[test]
+fn a_request_of_a_private_pool_takes_nothing_from_the_others() {
+    const MIB: u64 = 1 << 20;
+    for (info, spec) in with_pools() {
+        let config = SimConfig::default().capacity(64 * MIB);
+        let sim = Arc::new(SimDriver::new(config).unwrap());
+        let mut policy = (spec.make)(Arc::clone(&sim) as Arc<dyn Driver>).unwrap();
+        let at = policy.allocate(40 * MIB, DEVICE, StreamId(0)).unwrap();
+        policy.free(at).unwrap();
+        // A capture waits for nothing and gives nothing back.
+        let refused = policy.allocate_in(1, 40 * MIB, DEVICE, StreamId(0));
+        assert!(matches!(refused, Err(Refusal::OutOfMemory(_))), "{}: {refused:?}", info.name);
+        let at = policy.allocate(60 * MIB, DEVICE, StreamId(0)).unwrap();
+        policy.free(at).unwrap();
     }
 }

@@ -70,12 +70,13 @@ fn merged(run: &Run, mut traces: Vec<Trace>) -> Trace {
         streams: run.trace.streams,
         devices: run.trace.devices,
         prelude: traces.iter().map(|trace| trace.prelude).sum(),
-        block_pools: Vec::new(),
+        block_pools: run.trace.block_pools.clone(),
         dropped: Default::default(),
     };
     if let [_] = traces[..] {
         all.blocks = traces[0].blocks;
         all.events = std::mem::take(&mut traces[0].events);
+        all.block_pools = std::mem::take(&mut traces[0].block_pools);
         return all;
     }
     let before = |trace: &Trace| trace.events[..trace.prelude].to_vec();
@@ -89,6 +90,13 @@ fn merged(run: &Run, mut traces: Vec<Trace>) -> Trace {
             }
             event
         }));
+        for block in own..trace.blocks {
+            let pool = trace.pool_of(block);
+            if pool != 0 {
+                all.block_pools.resize(block.saturating_add(more) as usize, 0);
+                all.block_pools.push(pool);
+            }
+        }
         all.blocks = all.blocks.saturating_add(trace.blocks - own);
     }
     // What came at the same time keeps its order on each device.

@@ -92,14 +92,33 @@ struct Emptied {
     done: usize,
 }
 
-impl Policy for Emptied {
-    fn allocate(&mut self, size: u64, device: DeviceId, stream: StreamId) -> Result<u64, Refusal> {
+impl Emptied {
+    /// Before each allocation.
+    fn empty(&mut self) -> Result<(), Refusal> {
         if self.before.get(self.done) == Some(&self.allocations) {
             self.policy.empty_cache()?;
             self.done += 1;
         }
         self.allocations += 1;
+        Ok(())
+    }
+}
+
+impl Policy for Emptied {
+    fn allocate(&mut self, size: u64, device: DeviceId, stream: StreamId) -> Result<u64, Refusal> {
+        self.empty()?;
         self.policy.allocate(size, device, stream)
+    }
+
+    fn allocate_in(
+        &mut self,
+        pool: u32,
+        size: u64,
+        device: DeviceId,
+        stream: StreamId,
+    ) -> Result<u64, Refusal> {
+        self.empty()?;
+        self.policy.allocate_in(pool, size, device, stream)
     }
 
     fn free(&mut self, address: u64) -> Result<(), String> {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use drystone_trace::{Event, NO_BLOCK, Op, Run, StackId, Trace};
+use rustc_hash::FxHashMap;
 
 use super::{Failure, limits};
 
@@ -31,6 +32,16 @@ pub(crate) struct Peak {
     pub(super) event: usize,
     /// Rounded.
     pub(crate) bytes: u64,
+}
+
+/// What was there when a request failed.
+struct Before {
+    live: u64,
+    reserved: Option<u64>,
+    /// When the recording began.
+    start: u64,
+    /// The pool of the request before it on its stream: a recording does not say its own.
+    pool: u32,
 }
 
 /// One device of a run.
@@ -93,13 +104,23 @@ impl<'a> View<'a> {
         let mut reserved = held_before(self.run, self.device);
         let start = self.run.trace.events.first().map_or(0, |event| event.t_us);
         let mut live = 0u64;
+        // What each stream's last request was of.
+        let mut pools = FxHashMap::default();
         for (index, event) in self.run.trace.events.iter().enumerate() {
             if event.device != self.device {
                 continue;
             }
             match event.op {
-                Op::OutOfMemory => self.fail(index, event, live, reserved, start),
-                Op::Alloc => live = live.saturating_add(rounded(event.size)),
+                Op::OutOfMemory => {
+                    let pool = pools.get(&event.stream).copied().unwrap_or(0);
+                    self.fail(index, event, Before { live, reserved, start, pool });
+                }
+                Op::Alloc => {
+                    live = live.saturating_add(rounded(event.size));
+                    if !self.run.trace.block_pools.is_empty() {
+                        pools.insert(event.stream, self.run.trace.pool_of(event.id));
+                    }
+                }
                 Op::FreeCompleted => live = live.saturating_sub(rounded(event.size)),
                 _ => reserved = reserved.and_then(|now| after(now, event)),
             }
@@ -114,12 +135,17 @@ impl<'a> View<'a> {
     }
 
     /// Puts a failed request in as a block.
-    fn fail(&mut self, index: usize, event: &Event, live: u64, reserved: Option<u64>, start: u64) {
+    fn fail(&mut self, index: usize, event: &Event, before: Before) {
         let id = self.trace.blocks;
         if id == NO_BLOCK - 1 {
             return;
         }
+        let Before { live, reserved, start, pool } = before;
         self.trace.blocks += 1;
+        if pool != 0 {
+            self.trace.block_pools.resize(id as usize, 0);
+            self.trace.block_pools.push(pool);
+        }
         let all = &self.run.out_of_memory;
         let known = all.binary_search_by_key(&index, |known| known.event).ok().map(|at| all[at]);
         self.failed.push(known.map(|known| known.stack).unwrap_or_default());

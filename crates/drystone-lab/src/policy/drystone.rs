@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use drystone_core::config::{Backing, KEYS, KeyInfo};
-use drystone_core::{AllocError, Allocator, Config, DeviceId, Driver, StreamId};
+use drystone_core::{
+    AllocError, Allocator, Config, DeviceId, Driver, PoolError, PoolId, Purpose, StreamId,
+};
 
 use super::{Needs, OptionInfo, Policy, PolicyInfo, PolicyMaker, PolicyOptions, Refusal};
 
@@ -62,6 +64,25 @@ struct Drystone {
 impl Policy for Drystone {
     fn allocate(&mut self, size: u64, device: DeviceId, stream: StreamId) -> Result<u64, Refusal> {
         self.allocator.allocate(size, device, stream).map_err(refusal)
+    }
+
+    fn allocate_in(
+        &mut self,
+        pool: u32,
+        size: u64,
+        device: DeviceId,
+        stream: StreamId,
+    ) -> Result<u64, Refusal> {
+        let pool = PoolId(0, u64::from(pool));
+        let broken = |error: PoolError| Refusal::Broken(error.to_string().into());
+        self.allocator.begin_pool(device, pool, Purpose::Capture, |_| true).map_err(broken)?;
+        let given = self.allocate(size, device, stream);
+        self.allocator.end_pool(device, pool).map_err(broken)?;
+        // Each beginning holds it once more, and one hold keeps it.
+        if self.allocator.pool_use_count(device, pool) > Some(1) {
+            self.allocator.release_pool(device, pool).map_err(broken)?;
+        }
+        given
     }
 
     fn free(&mut self, address: u64) -> Result<(), String> {

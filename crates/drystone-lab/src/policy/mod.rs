@@ -59,6 +59,22 @@ pub trait Policy {
     /// Hands out `size` bytes of `device` for use on `stream`: an address, or 0 for 0 bytes.
     fn allocate(&mut self, size: u64, device: DeviceId, stream: StreamId) -> Result<u64, Refusal>;
 
+    /// The same from a private pool, such as that of a captured graph, numbered from 1 on
+    /// ([`Trace::block_pools`]). What lies in one serves no other pool and is kept until the end; in PyTorch and
+    /// Drystone, that is: others have no pools, and serve it as any other request.
+    ///
+    /// [`Trace::block_pools`]: drystone_trace::Trace::block_pools
+    fn allocate_in(
+        &mut self,
+        pool: u32,
+        size: u64,
+        device: DeviceId,
+        stream: StreamId,
+    ) -> Result<u64, Refusal> {
+        let _ = pool;
+        self.allocate(size, device, stream)
+    }
+
     /// Takes the block at `address` back: no work that is still to be submitted uses it. Or says
     /// what is wrong.
     fn free(&mut self, address: u64) -> Result<(), String>;

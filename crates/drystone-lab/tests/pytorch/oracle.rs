@@ -47,6 +47,8 @@ struct Run {
     name: String,
     ledger: Arc<Ledger>,
     policy: Box<dyn Policy>,
+    /// What requests are made in: 0 for the default pool.
+    pool: u32,
     /// The addresses that were handed out, in order.
     blocks: Vec<u64>,
     /// Calls to the device that the oracle has yet to name.
@@ -64,14 +66,14 @@ impl Run {
         let ledger = Arc::new(Ledger::new(capacity, Placement::Slots));
         let policy = (spec.make)(Arc::clone(&ledger) as Arc<dyn Driver>).unwrap();
         let (blocks, calls) = (Vec::new(), VecDeque::new());
-        Run { name, ledger, policy, blocks, calls }
+        Run { name, ledger, policy, pool: 0, blocks, calls }
     }
 
     /// Does what a line says, and compares what comes of it.
     fn answer(&mut self, line: &str) -> Result<(), String> {
         let mut words = line.splitn(5, ' ');
         let kind = words.next().unwrap_or_default();
-        if matches!(kind, "a" | "f" | "stats") && !self.calls.is_empty() {
+        if matches!(kind, "a" | "f" | "p" | "stats") && !self.calls.is_empty() {
             return Err(format!("before it came {:?}", self.calls));
         }
         let mut next = || words.next().ok_or("a word is missing");
@@ -81,7 +83,10 @@ impl Run {
                 let (stream, size) = (number(next()?)?, number(next()?)?);
                 let ok = next()? == "=";
                 let expected = if ok { Ok(number(next()?)?) } else { Err(next()?) };
-                let given = self.policy.allocate(size, DeviceId(0), StreamId(stream));
+                let given = match self.pool {
+                    0 => self.policy.allocate(size, DeviceId(0), StreamId(stream)),
+                    pool => self.policy.allocate_in(pool, size, DeviceId(0), StreamId(stream)),
+                };
                 self.calls.extend(self.ledger.entries());
                 self.blocks.extend(&given);
                 match (&given, expected) {
@@ -94,6 +99,10 @@ impl Run {
                 let block = self.blocks[number(next()?)? as usize];
                 self.policy.free(block)?;
                 self.calls.extend(self.ledger.entries());
+                Ok(())
+            }
+            "p" => {
+                self.pool = number(next()?)? as u32;
                 Ok(())
             }
             "stats" => self.statistics(&line["stats ".len()..]),

@@ -1,4 +1,5 @@
-//! Blocks with their neighbours, and the pools that know the free ones by size.
+//! Blocks with their neighbours, and the pools that know the free ones by size. Private pools are apart:
+//! no block goes from one to another.
 
 use std::collections::BTreeSet;
 
@@ -30,6 +31,8 @@ pub(super) struct Block {
     pub(super) next: u32,
     /// Which segment that grows it belongs to.
     pub(super) segment: u32,
+    /// 0 for the default pool, then private ones.
+    pub(super) pool: u32,
     pub(super) small: bool,
     pub(super) state: State,
 }
@@ -47,12 +50,24 @@ pub(super) struct Pool {
     pub(super) searches: u64,
 }
 
-/// All blocks of a device, and its two pools.
+/// The two pools of a number: those of large requests, and of small ones.
 #[derive(Default)]
+struct Pair {
+    large: Pool,
+    small: Pool,
+}
+
+/// All blocks of a device, and its pools.
 pub(super) struct Blocks {
     pub(super) all: Slab<Block>,
-    pub(super) large: Pool,
-    pub(super) small: Pool,
+    /// By number, the default one first.
+    pools: Vec<Pair>,
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Blocks { all: Slab::new(), pools: vec![Pair::default()] }
+    }
 }
 
 impl Blocks {
@@ -68,12 +83,27 @@ impl Blocks {
         self.all.insert(block) as u32
     }
 
-    pub(super) fn pool(&self, small: bool) -> &Pool {
-        if small { &self.small } else { &self.large }
+    /// Makes the pools up to that number.
+    pub(super) fn know(&mut self, pool: u32) {
+        let count = self.pools.len().max(pool as usize + 1);
+        self.pools.resize_with(count, Pair::default);
     }
 
-    pub(super) fn pool_mut(&mut self, small: bool) -> &mut Pool {
-        if small { &mut self.small } else { &mut self.large }
+    /// The free blocks of a pool that is known.
+    pub(super) fn pool(&self, pool: u32, small: bool) -> &Pool {
+        let pair = &self.pools[pool as usize];
+        if small { &pair.small } else { &pair.large }
+    }
+
+    pub(super) fn pool_mut(&mut self, pool: u32, small: bool) -> &mut Pool {
+        let pair = &mut self.pools[pool as usize];
+        if small { &mut pair.small } else { &mut pair.large }
+    }
+
+    /// Bytes that private pools have free.
+    pub(super) fn free_in_private(&self) -> u64 {
+        let both = self.pools.iter().skip(1).flat_map(|pair| [&pair.large, &pair.small]);
+        both.flat_map(|pool| &pool.free).map(|key| key.1).sum()
     }
 
     fn key(&self, block: u32) -> FreeKey {
@@ -90,8 +120,8 @@ impl Blocks {
     /// Makes a block known as free, or as unmapped, as its state says.
     pub(super) fn list(&mut self, block: u32) {
         let key = self.key(block);
-        let Block { small, state, .. } = *self.get(block);
-        let pool = self.pool_mut(small);
+        let Block { pool, small, state, .. } = *self.get(block);
+        let pool = self.pool_mut(pool, small);
         if state == State::Unmapped {
             pool.unmapped.insert((key.0, key.2, block));
         } else {
@@ -104,8 +134,8 @@ impl Blocks {
     /// The opposite of [`list`](Self::list).
     pub(super) fn unlist(&mut self, block: u32) {
         let key = self.key(block);
-        let Block { small, state, .. } = *self.get(block);
-        let pool = self.pool_mut(small);
+        let Block { pool, small, state, .. } = *self.get(block);
+        let pool = self.pool_mut(pool, small);
         if state == State::Unmapped {
             pool.unmapped.remove(&(key.0, key.2, block));
         } else {

@@ -31,6 +31,8 @@ pub(super) struct Request {
     /// The size of the block.
     pub(super) size: u64,
     pub(super) stream: u64,
+    /// 0 for the default pool.
+    pub(super) pool: u32,
     pub(super) small: bool,
     /// The size of a new segment for it.
     pub(super) segment: u64,
@@ -73,14 +75,20 @@ impl Device {
         }
     }
 
-    /// The address of a block for a request, and its number.
-    pub(super) fn allocate(&mut self, size: u64, stream: StreamId) -> Result<(u64, u32), Failed> {
+    /// The address of a block for a request from a pool, and its number.
+    pub(super) fn allocate(
+        &mut self,
+        pool: u32,
+        size: u64,
+        stream: StreamId,
+    ) -> Result<(u64, u32), Failed> {
         if size >= EXABYTE {
             return Err(Failed::OutOfMemory(refusal::MORE_THAN_AN_EXABYTE.into()));
         }
         let size = self.settings.block_size(size);
         let small = size <= SMALL;
-        let request = Request { size, stream: stream.0, small, segment: 0 };
+        self.blocks.know(pool);
+        let request = Request { size, stream: stream.0, pool, small, segment: 0 };
         let block = match self.find(&request) {
             Some(block) => block,
             None => self.obtain(&request)?,
@@ -90,11 +98,11 @@ impl Device {
 
     /// The best fit among the free blocks of the stream, taken off their list.
     fn find(&mut self, request: &Request) -> Option<u32> {
-        let &Request { size, stream, small, .. } = request;
+        let &Request { size, stream, pool, small, .. } = request;
         if self.collects() {
-            self.blocks.pool_mut(small).searches += 1;
+            self.blocks.pool_mut(pool, small).searches += 1;
         }
-        let free = &self.blocks.pool(small).free;
+        let free = &self.blocks.pool(pool, small).free;
         let mut from = free.range((Included((stream, size, 0, 0)), Unbounded));
         let mut found = *from.next().filter(|key| key.0 == stream)?;
         if self.settings.expandable {
@@ -114,7 +122,7 @@ impl Device {
         if oversize {
             return None;
         }
-        self.blocks.pool_mut(small).free.remove(&found);
+        self.blocks.pool_mut(pool, small).free.remove(&found);
         Some(found.3)
     }
 
@@ -140,10 +148,13 @@ impl Device {
         {
             return Ok(block);
         }
-        self.release_all()?;
-        self.counts.retries += 1;
-        if let Some(block) = self.extend(&request)? {
-            return Ok(block);
+        // Nothing is given back while a graph is captured.
+        if request.pool == 0 {
+            self.release_all()?;
+            self.counts.retries += 1;
+            if let Some(block) = self.extend(&request)? {
+                return Ok(block);
+            }
         }
         self.counts.ooms += 1;
         Err(self.out_of_memory(&request)?)
@@ -158,7 +169,7 @@ impl Device {
         if self.settings.expandable {
             return self.grow(request);
         }
-        let &Request { stream, small, segment: size, .. } = request;
+        let &Request { stream, pool, small, segment: size, .. } = request;
         let address = match self.driver.segment_alloc(self.id, size) {
             Ok(address) => address,
             Err(error) if error.kind == DriverErrorKind::OutOfMemory => return Ok(None),
@@ -174,6 +185,7 @@ impl Device {
             prev: NONE,
             next: NONE,
             segment: NONE,
+            pool,
             small,
             state: State::Free,
         })))

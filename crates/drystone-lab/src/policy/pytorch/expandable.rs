@@ -154,7 +154,7 @@ impl Device {
     /// The first of the blocks, free or unmapped, that are large enough together.
     fn room(&self, request: &Request) -> Option<u32> {
         let usable = |block: u32| block != NONE && self.blocks.get(block).state != State::Used;
-        let unmapped = &self.blocks.pool(request.small).unmapped;
+        let unmapped = &self.blocks.pool(request.pool, request.small).unmapped;
         let of_stream = unmapped.range((request.stream, 0, 0)..);
         for &(_, _, found) in of_stream.take_while(|key| key.0 == request.stream) {
             let before = self.blocks.get(found).prev;
@@ -173,7 +173,7 @@ impl Device {
 
     /// New addresses, an eighth more than the device has memory, as one unmapped block.
     fn reserve(&mut self, request: &Request) -> Result<u32, DriverError> {
-        let &Request { stream, small, .. } = request;
+        let &Request { stream, pool, small, .. } = request;
         let total = self.total()?;
         let handle_bytes = self.settings.handle_bytes(small);
         let bytes = (total + total / 8).next_multiple_of(handle_bytes);
@@ -188,6 +188,7 @@ impl Device {
             prev: NONE,
             next: NONE,
             segment: self.segments.insert(segment) as u32,
+            pool,
             small,
             state: State::Unmapped,
         });

@@ -5,8 +5,11 @@
 //! memory usage with PYTORCH_ALLOC_CONF" in the notes on CUDA semantics) and as its release behaves:
 //! the tests replay what that release did block for block, under all options.
 //!
-//! Left out, since no trace has them: private pools and captures, free-memory callbacks, pools to be
-//! used at out of memory, and access from other devices. `record_stream` needs nothing here: a
+//! Private pools are those of captured graphs: they are kept until the end, and while one serves, nothing
+//! is given back.
+//!
+//! Left out, since no trace has them: free-memory callbacks, pools to be used at out of memory, and
+//! access from other devices. `record_stream` needs nothing here: a
 //! replay frees a block when its other streams are done with it, which is when PyTorch finds its
 //! events done. The message at out of memory does not name other processes, whom a trace
 //! does not know either.
@@ -83,13 +86,23 @@ struct PyTorch {
 
 impl Policy for PyTorch {
     fn allocate(&mut self, size: u64, device: DeviceId, stream: StreamId) -> Result<u64, Refusal> {
+        self.allocate_in(0, size, device, stream)
+    }
+
+    fn allocate_in(
+        &mut self,
+        pool: u32,
+        size: u64,
+        device: DeviceId,
+        stream: StreamId,
+    ) -> Result<u64, Refusal> {
         if size == 0 {
             return Ok(0);
         }
         let Some(chosen) = self.devices.get_mut(device.0 as usize) else {
             return Err(Refusal::Broken(format!("there is no {device}").into()));
         };
-        let (address, block) = chosen.allocate(size, stream).map_err(refused)?;
+        let (address, block) = chosen.allocate(pool, size, stream).map_err(refused)?;
         self.live.insert(address, (device.0, block));
         Ok(address)
     }

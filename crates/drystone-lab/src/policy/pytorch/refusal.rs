@@ -12,9 +12,15 @@ impl Device {
     pub(super) fn out_of_memory(&mut self, request: &Request) -> Result<Failed, DriverError> {
         let DeviceMemory { free, total } = self.driver.device_memory(self.id)?;
         let allowed = self.allowed()?.map(|bytes| format!("{} allowed; ", size(bytes)));
+        // PyTorch says that what private pools have free is allocated.
+        let private = self.blocks.free_in_private();
+        let in_private = (private > 0).then(|| {
+            format!("with {} allocated in private pools (e.g., CUDA Graphs), ", size(private))
+        });
+        let allocated = self.allocated + private;
         let message = format!(
             "CUDA out of memory. Tried to allocate {}. GPU {} has a total capacity of {} of which \
-             {} is free. {}Of the allocated memory {} is allocated by PyTorch, and {} is reserved \
+             {} is free. {}Of the allocated memory {} is allocated by PyTorch, {}and {} is reserved \
              by PyTorch but unallocated. If reserved but unallocated memory is large try setting \
              PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See \
              documentation for Memory Management  (https://docs.pytorch.org/docs/stable/notes/\
@@ -24,8 +30,9 @@ impl Device {
             size(total),
             size(free),
             allowed.unwrap_or_default(),
-            size(self.allocated),
-            size(self.reserved - self.allocated),
+            size(allocated),
+            in_private.unwrap_or_default(),
+            size(self.reserved - allocated),
         );
         Ok(Failed::OutOfMemory(message.into()))
     }

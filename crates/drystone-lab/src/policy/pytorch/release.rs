@@ -14,7 +14,7 @@ impl Device {
         let target = self.reserved.saturating_sub(threshold);
         let mut reclaimed = 0;
         while reclaimed < target {
-            let pool = &self.blocks.large;
+            let pool = self.blocks.pool(0, false);
             let age = |key: &FreeKey| pool.searches - self.blocks.get(key.3).searches;
             let whole: Vec<_> = self.whole(false).map(|key| (key, age(&key))).collect();
             let sum: u64 = whole.iter().map(|(_, age)| age).sum();
@@ -30,23 +30,23 @@ impl Device {
         Ok(())
     }
 
-    /// Free blocks that are whole segments from cudaMalloc, in their order.
+    /// Free blocks of the default pool that are whole segments from cudaMalloc, in their order.
     fn whole(&self, small: bool) -> impl Iterator<Item = FreeKey> {
         let whole =
             |key: &&FreeKey| self.blocks.is_whole(key.3) && self.blocks.get(key.3).segment == NONE;
-        self.blocks.pool(small).free.iter().filter(whole).copied()
+        self.blocks.pool(0, small).free.iter().filter(whole).copied()
     }
 
     /// Gives back the block that fits best of those too large to be split; or as many of them as
     /// make up its size, from the largest down. Whether that was enough.
     pub(super) fn release_oversize(&mut self, request: &Request) -> Result<bool, DriverError> {
-        let &Request { size, stream, small, .. } = request;
+        let &Request { size, stream, pool, small, .. } = request;
         let max_split = self.settings.max_split;
         if max_split == u64::MAX {
             return Ok(false);
         }
         let enough = size.max(max_split);
-        let free = &self.blocks.pool(small).free;
+        let free = &self.blocks.pool(pool, small).free;
         let whole = |key: &&FreeKey| self.blocks.get(key.3).segment == NONE;
         let best = free.range((stream, enough, 0, 0)..).next().filter(|key| key.0 == stream);
         if let Some(&best) = best.filter(whole) {
@@ -66,13 +66,14 @@ impl Device {
         Ok(released >= enough)
     }
 
-    /// Gives back all that is free: whole segments, and handles in free blocks.
+    /// Gives back all that is free in the default pool: whole segments, and handles in free blocks. Private
+    /// pools keep theirs, since graphs that were captured there use it.
     pub(super) fn release_all(&mut self) -> Result<(), DriverError> {
         self.counts.syncs += 1;
         for small in [false, true] {
             let growing = |key: &&FreeKey| self.blocks.get(key.3).segment != NONE;
             let growing: Vec<_> =
-                self.blocks.pool(small).free.iter().filter(growing).map(|key| key.3).collect();
+                self.blocks.pool(0, small).free.iter().filter(growing).map(|key| key.3).collect();
             let whole: Vec<_> = self.whole(small).collect();
             self.release(&whole)?;
             for block in growing {
