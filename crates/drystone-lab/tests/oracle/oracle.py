@@ -11,6 +11,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TextIO
 
 HERE = Path(__file__).parent
@@ -109,12 +110,14 @@ class Oracle:
         count = self.fake.fake_entries(self.entries, ENTRIES)
         return [f"{chr(e.what)} {e.piece} {e.offset} {e.bytes}" for e in self.entries[:count]]
 
-    def case(self, name: str, seed: int, steps: int, out: TextIO) -> None:
+    def case(self, name: str, seed: int, steps: int, most_pools: int, out: TextIO) -> None:
         """One run of random requests, from a device that is empty to one that is."""
         capacity = int(os.environ["FAKE_CAPACITY"])
-        draw = random.Random(f"{name} {seed}")
+        # Runs with pools draw numbers of their own, so that those without stay as they are.
+        draw = random.Random(f"{name} {seed} {most_pools}" if most_pools else f"{name} {seed}")
         streams = draw.choice([1, 1, 2, 4])
         fill = draw.choice([0.3, 0.6, 0.9, 1.2]) * capacity
+        pools = Pools(self.torch, draw.randint(1, most_pools) if most_pools else 0)
         allocate = self.torch._C._cuda_cudaCachingAllocator_raw_alloc
         free = self.torch._C._cuda_cudaCachingAllocator_raw_delete
         self.torch.cuda.reset_accumulated_memory_stats()
@@ -123,6 +126,10 @@ class Oracle:
         live: list[tuple[int, int, int]] = []
         held, number = 0, 0
         for _ in range(steps):
+            if most_pools and draw.random() < 0.06:
+                # As often in the default pool as in all others.
+                pools.enter(draw.choice([0, draw.randint(1, pools.count)]))
+                print(f"p {pools.current}", file=out)
             if live and draw.random() < (0.35 if held < fill else 0.65):
                 # A few old ones stay for long.
                 at = draw.randrange(len(live) // 4, len(live)) if draw.random() < 0.9 else 0
@@ -149,6 +156,13 @@ class Oracle:
         print("stats", *counts, file=out)
         for _, address, _ in live:
             free(address)
+        pools.release()
+        self.empty(streams)
+
+    def empty(self, streams: int) -> None:
+        """Gives back what is cached, so that the next run finds an empty device."""
+        allocate = self.torch._C._cuda_cudaCachingAllocator_raw_alloc
+        free = self.torch._C._cuda_cudaCachingAllocator_raw_delete
         self.torch.cuda.empty_cache()
         self.ledger()
         # Reserved addresses behind which nothing was ever mapped stay until something was.
@@ -159,6 +173,34 @@ class Oracle:
         self.ledger()
 
 
+class Pools:
+    """The private pools of a run, as captured graphs have them, from 1; 0 is the default pool."""
+
+    def __init__(self, torch: ModuleType, count: int) -> None:
+        self.torch = torch
+        self.count = count
+        self.handles = [torch.cuda.graph_pool_handle() for _ in range(count)]
+        self.begun = [0] * count
+        self.current = 0
+
+    def enter(self, number: int) -> None:
+        """From here on requests are made in this pool."""
+        if self.current:
+            self.torch._C._cuda_endAllocateToPool(0, self.handles[self.current - 1])
+        self.current = number
+        if number:
+            self.begun[number - 1] += 1
+            handle = self.handles[number - 1]
+            self.torch._C._cuda_beginAllocateCurrentThreadToPool(0, handle)
+
+    def release(self) -> None:
+        """Nobody holds them any more: each beginning was a hold."""
+        self.enter(0)
+        for handle, begun in zip(self.handles, self.begun, strict=True):
+            for _ in range(begun):
+                self.torch._C._cuda_releasePool(0, handle)
+
+
 def main() -> None:
     """Runs every case, each in a process of its own, since PyTorch reads its options once."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -166,6 +208,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="runs of each case")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--steps", type=int, default=1000, help="requests and frees of a run")
+    pools_help = "in each run up to so many private pools beside the default one"
+    parser.add_argument("--pools", type=int, default=0, metavar="N", help=pools_help)
     random_help = "so many cases with random options in place of the usual ones"
     parser.add_argument("--options", type=int, metavar="N", help=random_help)
     parser.add_argument("--case", nargs=2, metavar=("POLICY", "OPTIONS"), help=argparse.SUPPRESS)
@@ -175,11 +219,11 @@ def main() -> None:
         oracle = Oracle(Path(os.environ["LD_PRELOAD"]))
         with given.out.open("a") as out:
             for seed in seeds:
-                oracle.case(" ".join(given.case).strip(), seed, given.steps, out)
+                oracle.case(" ".join(given.case).strip(), seed, given.steps, given.pools, out)
         return
     fake = build(given.out.resolve().parent)
     given.out.write_text("")
-    again = [f"--{key}={getattr(given, key)}" for key in ("seeds", "first", "steps")]
+    again = [f"--{key}={getattr(given, key)}" for key in ("seeds", "first", "steps", "pools")]
     cases = CASES
     if given.options:
         cases = [random_case(random.Random(given.first + n)) for n in range(given.options)]
