@@ -37,7 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(again, run);
     if let Ok(snapshot) = run.to_snapshot() {
         let trace = snapshot.to_trace("fuzz", &Limits::default()).expect("limits are high");
-        assert_eq!(trace.blocks, run.trace.blocks);
+        assert_eq!((trace.blocks, trace.pools()), (run.trace.blocks, run.trace.pools()));
     }
 });
 

@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let log = [b"Thread,Time,Action,Pointer,Size,Stream\n", bytes].concat();
     let Ok(trace) = read_trace_bytes("fuzz", &log, &limits) else { return };
-    assert!(trace.events.len() <= 10_000);
+    assert!(trace.events.len() <= 10_000 && trace.pools() == 1);
     let mut text = Vec::new();
     write_csv(&trace, &mut text).expect("a Vec takes all");
     let again = read_trace_bytes("fuzz", &text, &Limits::default()).expect("our own text");

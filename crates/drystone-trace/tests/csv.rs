@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use common::recorded;
+use common::rows::rows;
 use drystone_trace::{
     Compression, Event, LimitKind, Limits, NO_BLOCK, Oddity, Op, Position, Trace, TraceError,
     read_trace, read_trace_bytes, write_csv,
@@ -331,21 +332,6 @@ fn missing_files_and_directories_are_named() {
     assert_eq!(read_trace(&here, &limits).unwrap().name, "run.v1");
 }
 
-fn rows() -> impl Strategy<Value = String> {
-    let letters = prop::sample::select(vec!['a', 'a', 'f', 'c', 'S', 'R', 'm', 'u', 'o', 's']);
-    let id = prop_oneof![0u64..20, any::<u64>()];
-    let stream = prop_oneof![Just(0), 0u64..4, any::<u64>()];
-    let row = (0u64..100, letters, id, 0u64..=1 << 60, stream, 0u32..3);
-    prop::collection::vec(row, 0..200).prop_map(|rows| {
-        let mut text = "t_us,op,id,size,stream,device\n".to_owned();
-        for (t, op, id, size, stream, device) in rows {
-            let id = if "afc".contains(op) { id.to_string() } else { String::new() };
-            writeln!(text, "{t},{op},{id},{size},{stream},{device}").unwrap();
-        }
-        text
-    })
-}
-
 proptest! {
     #[test]
     fn what_is_written_is_read_back_and_was_repaired(text in rows()) {
@@ -355,6 +341,10 @@ proptest! {
         prop_assert!(again.dropped.is_empty(), "{:?}", again.dropped);
         again.dropped = trace.dropped.clone();
         prop_assert_eq!(&again, &trace);
+        let numbers = trace.block_pools.iter().filter(|&&pool| pool != 0);
+        let appeared = numbers.fold(0, |most, &pool| if pool == most + 1 { pool } else { most });
+        prop_assert_eq!(appeared + 1, trace.pools(), "pools are numbered as they appear");
+        prop_assert!(trace.block_pools.len() <= trace.blocks as usize);
         // What a Trace promises.
         let mut sizes = vec![None; trace.blocks as usize];
         let mut state = vec![0; trace.blocks as usize];

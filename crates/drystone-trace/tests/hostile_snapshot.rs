@@ -106,9 +106,10 @@ proptest! {
 
     #[test]
     fn changed_bytes_never_panic_and_keep_to_the_limits(
+        name in prop::sample::select(vec!["stanza_pos.pickle.xz", "cases/weclone.pickle.xz"]),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
     ) {
-        let mut text = plain_text("stanza_pos.pickle.xz");
+        let mut text = plain_text(name);
         for (at, byte) in changes {
             let at = at.index(text.len());
             text[at] = byte;
@@ -120,6 +121,7 @@ proptest! {
             write_csv(&trace, &mut csv).unwrap();
             let again = read_trace_bytes("x", &csv, &limits).unwrap();
             prop_assert_eq!(again.events, trace.events);
+            prop_assert_eq!(again.block_pools, trace.block_pools);
         }
     }
 

@@ -131,6 +131,20 @@ fn ring(entries: u64) -> Vec<u8> {
     pickle(&body)
 }
 
+/// A snapshot of segments, each in a pool of its own, as torch writes them but for the keys of no use.
+fn segments(count: usize) -> Vec<u8> {
+    let segment = |at: usize| {
+        format!(
+            "{{\"device\":0,\"address\":{},\"total_size\":2097152,\"stream\":0,\
+             \"segment_pool_id\":[0,{}],\"is_expandable\":false,\"blocks\":[]}}",
+            0x7f00_0000_0000 + at * (2 << 20),
+            at + 1,
+        )
+    };
+    let all: Vec<String> = (0..count).map(segment).collect();
+    format!("{{\"segments\":[{}]}}", all.join(",")).into_bytes()
+}
+
 // One test: what others hold at the same time would be counted, too.
 #[test]
 fn memory_is_bounded_by_what_the_file_has() {
@@ -151,6 +165,7 @@ fn memory_is_bounded_by_what_the_file_has() {
     within_four_times("a recorded snapshot", &text, false);
     within_four_times("a recorded snapshot, cut", &text[..text.len() - 9], true);
     within_four_times("a ring without stacks", &ring(MANY as u64), false);
+    within_four_times("segments of private pools", &segments(MANY / 4), false);
 
     // JSON: the same, and what repeats itself.
     within_four_times("a JSON of empty lists", &json(&"[],".repeat(8 * MANY)), true);

@@ -3,6 +3,7 @@
 mod common;
 
 use common::recorded;
+use common::rows::rows;
 use drystone_trace::{
     Event, Limits, NO_BLOCK, NativeProblem, NativeReader, NativeWriter, Op, Run, TraceError,
     read_run, read_run_bytes, read_trace_bytes, write_native,
@@ -188,6 +189,13 @@ fn a_prelude_that_is_none_is_an_error() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_run_reads_back_the_same(text in rows()) {
+        let run = run(&text);
+        let again = read_run_bytes("test", &native(&run), &Limits::default()).unwrap();
+        prop_assert_eq!(again, run);
+    }
 
     #[test]
     fn a_changed_byte_is_always_seen(at in any::<prop::sample::Index>(), change in 1u8..) {

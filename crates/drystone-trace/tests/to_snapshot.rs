@@ -89,6 +89,8 @@ fn rare_runs_come_back() {
         "t_us,op,id,size,stream\n",
         "#prelude=2\nt_us,op,id,size,stream\n0,a,0,0,0\n0,a,1,5,9\n7,f,1,5,0\n9,s,,0,0\n9,o,,7,0\n",
         "#prelude=1\nt_us,op,id,size,stream,device\n3,a,0,0,0,2\n5,a,1,5,9,0\n7,f,0,5,0,2\n",
+        "#prelude=1\nt_us,op,id,size,stream,device,pool\n3,a,0,0,0,2,7\n5,a,1,5,9,0,7\n\
+         6,a,2,5,9,0,0\n7,f,0,5,0,2,0\n8,a,3,9,9,0,2\n",
     ] {
         let run = run(csv);
         let snapshot = snapshot(&run);
@@ -116,15 +118,16 @@ fn what_no_addresses_are_left_for_is_an_error() {
 proptest! {
     #[test]
     fn any_run_of_one_device_comes_back(
-        operations in prop::collection::vec((0u64..3, 0usize..5, 0usize..20, 0u64..3000), 0..200),
+        operations in prop::collection::vec(
+            (0u64..3, 0usize..5, 0usize..20, 0u64..3000, 0u64..4), 0..200),
         prelude in 0usize..5,
     ) {
         use std::fmt::Write;
-        let mut lines = format!("#prelude={prelude}\nt_us,op,id,size,stream\n");
-        (0..prelude).for_each(|id| writeln!(lines, "0,a,{id},9,1").unwrap());
+        let mut lines = format!("#prelude={prelude}\nt_us,op,id,size,stream,pool\n");
+        (0..prelude).for_each(|id| writeln!(lines, "0,a,{id},9,1,{}", id % 2).unwrap());
         let mut next = prelude;
         let mut time = 0;
-        for (step, operation, back, size) in operations {
+        for (step, operation, back, size, pool) in operations {
             time += step;
             let (op, id) = match operation {
                 0 | 1 => {
@@ -136,7 +139,8 @@ proptest! {
                 _ => ("o", 0),
             };
             let id = if op == "o" { String::new() } else { id.to_string() };
-            writeln!(lines, "{time},{op},{id},{size},{}", size % 3).unwrap();
+            let pool = if op == "a" { pool } else { 0 };
+            writeln!(lines, "{time},{op},{id},{size},{},{pool}", size % 3).unwrap();
         }
         let run = run(&lines);
         let snapshot = snapshot(&run);

@@ -1,6 +1,7 @@
 //! What the integration tests share.
 
 pub(crate) mod encode;
+pub(crate) mod rows;
 pub(crate) mod torch;
 
 use std::path::PathBuf;
