@@ -90,6 +90,28 @@ fn a_snapshot_keeps_all_in_a_dst_and_between_snapshots() {
 }
 
 #[test]
+fn pools_go_through_every_format() {
+    let folder = folder();
+    let original = "#prelude=1\nt_us,op,id,size,stream,device,pool\n0,a,0,512,0,0,1\n1,a,1,64,1,1,0\n\
+                    2,a,2,64,1,1,1\n3,f,0,512,0,0,0\n3,c,0,512,0,0,0\n4,a,3,512,2,0,2\n";
+    fs::write(folder.path().join("a.csv"), original).unwrap();
+    let mut from = "a.csv";
+    for to in ["a.dst", "a.csv.xz", "a.pickle", "a.json", "b.csv.zst", "b.dst", "b.csv"] {
+        convert(folder.path(), &[from, to]);
+        from = to;
+    }
+    assert_eq!(fs::read_to_string(folder.path().join("b.csv")).unwrap(), original);
+    // Graphs that PyTorch captured, through a trace of ours into a snapshot of ours.
+    convert(folder.path(), &[&format!("{TRACES}/cases/weclone.pickle.xz"), "c.dst"]);
+    convert(folder.path(), &["c.dst", "c.json"]);
+    let json: Value =
+        serde_json::from_slice(&fs::read(folder.path().join("c.json")).unwrap()).unwrap();
+    let segments = json["segments"].as_array().unwrap();
+    let pools: Vec<_> = segments.iter().map(|one| one["segment_pool_id"][1].as_u64()).collect();
+    assert_eq!(pools, (0..10).map(Some).collect::<Vec<_>>());
+}
+
+#[test]
 fn logs_of_several_devices_become_one_trace() {
     let folder = folder();
     for (device, time) in [(0, "23:59:59.5"), (1, "00:00:00.5")] {
