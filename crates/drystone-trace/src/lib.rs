@@ -15,6 +15,8 @@
 //! * **block**: one allocation, from its [`Op::Alloc`] to its [`Op::FreeCompleted`].
 //! * **ring**: the bounded history that torch keeps of a device; it forgets the oldest entries.
 //! * **prelude**: the blocks that were live before a ring began, put back at the start of a trace.
+//! * **pool**: memory that an allocator keeps apart, as that of a captured graph; what is not in such a
+//!   private pool is in the default one.
 //!
 //! Input is never trusted: every length is checked before memory is taken for it, [`Limits`] bound
 //! everything that input can make grow, nothing in a pickle is executed, and what makes no sense
