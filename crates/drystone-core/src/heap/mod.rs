@@ -127,8 +127,8 @@ impl Heap {
     }
 
     /// Hands out the best fitting free block, counted. None if nothing fits. A request that `insists`
-    /// on the place that it had the time before gets none either where pages are missing there: the
-    /// slow path may bring them back.
+    /// on the place that it had the time before gets none either where pages are missing there, nor in a
+    /// valley: the slow path may bring them back.
     pub(crate) fn allocate(
         &self,
         core: &mut HeapCore,
@@ -184,7 +184,8 @@ impl Heap {
         insists: bool,
     ) -> Option<Located> {
         let fit = &fit.in_arena();
-        if core.sees_valley(&self.counters) {
+        // In the slow path nobody would look for the way home again, and this may be its last try.
+        if insists && core.sees_valley(&self.counters) {
             return None;
         }
         let recalled =

@@ -440,3 +440,19 @@ fn what_cannot_be_had_is_not_begun() {
         world.finish();
     }
 }
+
+#[test]
+fn what_comes_free_in_a_valley_serves_the_last_try() {
+    let mut world = World::plain(32 * MIB, "backing:vmm");
+    let sizes = [3 * MIB, 3584 * KIB, 1536 * KIB, 3 * MIB];
+    let at = sizes.map(|size| world.allocate(D0, A, size).unwrap());
+    // All other memory is in use.
+    while world.allocate(D0, B, 2 * MIB).is_ok() {}
+    world.touch_on(at[1], B);
+    world.free(at[1]);
+    // It comes free when B has been waited for, and then much less is live than was. It has one whole
+    // page, so that no pages could be brought together in its place.
+    let again = world.allocate(D0, A, 3328 * KIB).unwrap();
+    assert_eq!(again, at[1]);
+    world.finish();
+}
