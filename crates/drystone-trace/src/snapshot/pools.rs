@@ -5,6 +5,9 @@
 //! or from the beginning where the ring has none. An expandable one is mapped piece by piece and
 //! belongs to one pool all the while: its addresses alone decide. What no segment at the end covers
 //! counts to the default pool.
+//!
+//! torch's segments never change pools. Drystone's may, once a pool is released; no entry says so, and
+//! then the pool is the last one.
 
 use crate::limits::{Budget, Exceeded};
 use crate::snapshot::{Action, Segment, Snapshot};
