@@ -213,15 +213,10 @@ fn what_no_setting_saves_a_change_of_the_program_does() {
         let rows = replayed(trace, fits, &["pytorch", "pytorch-expandable", "drystone"]);
         assert!(rows.values().all(completes), "{trace}: {rows:?}");
     }
-    // With the limit raised to 0.97; replays know no pools of graphs, so that PyTorch has its say.
+    // With the limit raised to 0.97.
     let raised = weclone.device / 100 * 97;
     let rows = replayed("weclone.dst", raised, &["pytorch-expandable", "drystone"]);
     assert!(rows.values().all(completes), "{rows:?}");
-    for (raised, settings) in
-        [("weclone-0.97", "expandable_segments:True"), ("weclone-0.96", "drystone")]
-    {
-        assert!(runs()[raised][settings]["error"].is_null(), "{raised}");
-    }
     let few = replayed("weclone-graphs.dst", weclone.fits, &["pytorch", "drystone"]);
     assert!(!few.values().any(completes), "{few:?}");
 }
@@ -247,11 +242,23 @@ fn what_halving_would_give_is_what_the_halved_programs_need() {
     }
 }
 
+/// What was run in PyTorch itself: its name in `runs.json`, its trace, and the memory that it had.
+fn in_pytorch() -> Vec<(&'static str, &'static str, u64)> {
+    let mut all: Vec<_> = CASES.iter().map(|case| (case.name, case.name, case.fits)).collect();
+    let weclone = &CASES[5];
+    all.extend(["weclone-graphs", "weclone-cache"].map(|name| (name, name, weclone.fits)));
+    for (name, part) in [("weclone-0.96", 96), ("weclone-0.97", 97), ("weclone-0.98", 98)] {
+        // PyTorch takes the fraction of the device, and bytes of that.
+        all.push((name, "weclone", (weclone.device as f64 * (f64::from(part) / 100.0)) as u64));
+    }
+    all
+}
+
 #[test]
 fn replays_end_as_pytorch_itself_did() {
     let runs = runs();
-    for case in &CASES {
-        let ends = runs[case.name].as_object().unwrap();
+    for (name, trace, fits) in in_pytorch() {
+        let ends = runs[name].as_object().unwrap();
         let policy = |settings: &str| match settings {
             "expandable_segments:True" => "pytorch-expandable".to_owned(),
             "" => "pytorch".to_owned(),
@@ -261,16 +268,16 @@ fn replays_end_as_pytorch_itself_did() {
         };
         let policies: Vec<String> = ends.keys().map(|settings| policy(settings)).collect();
         let names: Vec<&str> = policies.iter().map(String::as_str).collect();
-        let rows = replayed(&format!("{}.dst", case.name), case.fits, &names);
+        let rows = replayed(&format!("{trace}.dst"), fits, &names);
         for (settings, end) in ends {
-            let (row, said) = (&rows[&policy(settings)], format!("{}: {settings}", case.name));
+            let (row, said) = (&rows[&policy(settings)], format!("{name}: {settings}"));
             assert_eq!(completes(row), end["error"].is_null(), "{said}");
             let held = |from: &Value| from["peak_reserved_bytes"].as_u64().unwrap();
             let (ours, theirs) = (held(row), held(end));
-            // A replay knows neither private pools nor where segments lay, and it counts pages that
-            // a request took before it failed.
-            assert!(ours.abs_diff(theirs) * 100 <= theirs, "{said}: {ours} and {theirs}");
-            if settings.is_empty() && case.first != "limit" {
+            // The engine of WeClone makes its cache of what it finds, which settings change; and a
+            // replay counts pages that a request took before it failed.
+            assert!(ours.abs_diff(theirs) * 50 <= theirs, "{said}: {ours} and {theirs}");
+            if settings.is_empty() {
                 assert_eq!(ours, theirs, "{said}");
             }
         }

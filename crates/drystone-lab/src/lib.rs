@@ -41,6 +41,7 @@
 mod advise;
 mod clock;
 mod diagnose;
+mod emptied;
 mod generate;
 mod held;
 mod journal;

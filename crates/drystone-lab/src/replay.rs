@@ -2,7 +2,7 @@
 //!
 //! A block is allocated at its `Alloc` and freed at its `FreeCompleted`: which other streams used
 //! it was not recorded, only when they were done. What the recorded allocator did itself (segments,
-//! mappings, out of memory) is not replayed.
+//! mappings, out of memory) is not replayed, but for the cache that the program emptied.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,6 +11,7 @@ use drystone_core::{DeviceId, Driver, DriverCall};
 use drystone_trace::{Event, Op, Trace};
 
 use crate::clock::{Clock, RealClock, VirtualClock};
+use crate::emptied::emptied;
 use crate::journal::Journal;
 use crate::lagging::Lagging;
 use crate::meter::{Below, Meter};
@@ -256,6 +257,8 @@ impl<B: Below, C: Clock> Run<'_, B, C> {
     /// Plays the events; how many were looked at, and why it ended early, if it did.
     fn events(&mut self, trace: &Trace, progress: &mut dyn FnMut(usize)) -> (usize, Option<Stop>) {
         let mut done = 0;
+        let emptied = emptied(trace);
+        let mut emptied = emptied.iter().peekable();
         for chunk in trace.events.chunks(CHUNK) {
             progress(done);
             for event in chunk {
@@ -267,6 +270,7 @@ impl<B: Below, C: Clock> Run<'_, B, C> {
                         self.clock.work(event, self.blocks[event.id as usize]);
                         None
                     }
+                    _ if emptied.next_if(|&&at| at == done).is_some() => self.empty(event, done),
                     _ => None,
                 };
                 if let Some(journal) = &mut self.journal {
@@ -325,6 +329,16 @@ impl<B: Below, C: Clock> Run<'_, B, C> {
         self.tally.live -= event.size;
         self.settle();
         None
+    }
+
+    /// The program empties the cache.
+    #[cold]
+    fn empty(&mut self, event: &Event, index: usize) -> Option<Stop> {
+        self.clock.arrive(event);
+        self.sampler.arrive(event.t_us);
+        let done = self.policy.empty_cache();
+        self.settle();
+        done.err().map(|refusal| self.refused(event, index, refusal))
     }
 
     /// After an event: the time it took, and what is held now.

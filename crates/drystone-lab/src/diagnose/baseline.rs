@@ -20,14 +20,30 @@ pub(super) struct Baseline {
 }
 
 impl Baseline {
+    /// Replays it. Of the request that failed in the recording, the view says here in which pool it was:
+    /// one in which the replay cannot meet it either, if there is one.
     pub(super) fn of(
-        view: &View<'_>,
+        view: &mut View<'_>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self, ReplayError> {
         let settings = Settings::of(view.run)?;
         let target = target(view, &settings);
-        let (replayed, journal) =
-            replay_with_journal(&view.trace, &settings.policy, &target, progress)?;
+        let mut played = replay_with_journal(&view.trace, &settings.policy, &target, progress)?;
+        if let Some(failed) = view.failure
+            && is_met(&played.0, failed.event)
+        {
+            for pool in view.other_pools(failed.event) {
+                let before = view.ask_in(pool, failed.event);
+                let other =
+                    replay_with_journal(&view.trace, &settings.policy, &target, &mut |_| {})?;
+                if !is_met(&other.0, failed.event) {
+                    played = other;
+                    break;
+                }
+                view.ask_in(before, failed.event);
+            }
+        }
+        let (replayed, journal) = played;
         let remedy = Remedy::of(settings.written.clone(), &replayed.metrics);
         Ok(Baseline { settings, replayed, journal, remedy })
     }
@@ -73,6 +89,11 @@ impl Baseline {
         let asked = view.trace.events.get(event)?.size;
         Some((asked, Memory::of_replay(&view.trace, &self.journal, event + 1)))
     }
+}
+
+/// Whether a replay met the request of that event.
+fn is_met(replayed: &Replayed, event: usize) -> bool {
+    replayed.metrics.oom.as_ref().is_none_or(|oom| oom.at_event > event as u64)
 }
 
 /// What the program may have, where a refusal shows it and the settings do not say it themselves.

@@ -188,11 +188,14 @@ pub fn diagnose(
     Ok(Diagnosis { trace: run.trace.name.clone(), devices: devices.collect::<Result<_, _>>()? })
 }
 
-fn one(view: View<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<DeviceDiagnosis, ReplayError> {
+fn one(
+    mut view: View<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<DeviceDiagnosis, ReplayError> {
     let events = view.trace.events.len() as u64;
     // The first replay is told of as one part in this many.
     const PARTS: u64 = 16;
-    let baseline = Baseline::of(&view, &mut |done| progress(done as u64, PARTS * events))?;
+    let baseline = Baseline::of(&mut view, &mut |done| progress(done as u64, PARTS * events))?;
     let failure = view.failure.or(baseline.failure(&view));
     let mut findings = causes::findings(&view, &baseline, failure.as_ref());
     findings.extend(habits::findings(&view, &baseline));

@@ -134,6 +134,24 @@ impl<'a> View<'a> {
         }
     }
 
+    /// The pools that a failed request may have been of, where there are private ones: beside that of the
+    /// request before it, one that has nothing yet, or the default one.
+    pub(super) fn other_pools(&self, event: usize) -> Vec<u32> {
+        let assumed = self.trace.pool_of(self.trace.events[event].id);
+        match self.run.trace.pools() {
+            1 => Vec::new(),
+            fresh => [fresh, 0].into_iter().filter(|&pool| pool != assumed).collect(),
+        }
+    }
+
+    /// Says of which pool the request of that event was: the one said before.
+    pub(super) fn ask_in(&mut self, pool: u32, event: usize) -> u32 {
+        let block = self.trace.events[event].id as usize;
+        let pools = &mut self.trace.block_pools;
+        pools.resize(pools.len().max(block + 1), 0);
+        std::mem::replace(&mut pools[block], pool)
+    }
+
     /// Puts a failed request in as a block.
     fn fail(&mut self, index: usize, event: &Event, before: Before) {
         let id = self.trace.blocks;
@@ -149,6 +167,8 @@ impl<'a> View<'a> {
         let all = &self.run.out_of_memory;
         let known = all.binary_search_by_key(&index, |known| known.event).ok().map(|at| all[at]);
         self.failed.push(known.map(|known| known.stack).unwrap_or_default());
+        // It stays, so that what was given back for it is known as that.
+        self.trace.events.push(*event);
         let at = self.trace.events.len();
         let told = Failure {
             recorded: true,

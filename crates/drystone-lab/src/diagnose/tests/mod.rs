@@ -8,6 +8,7 @@ use super::*;
 
 mod emptying;
 mod limits;
+mod pools;
 mod scaling;
 
 const MIB: u64 = 1 << 20;
