@@ -208,12 +208,15 @@ fn take(allocator: &drystone_allocator_t) -> trace::Snapshot {
     // First what happened: that a snapshot was taken is an event of the next one, as in torch.
     let mut device_traces = vec![Vec::new(); core.device_count() as usize];
     let clock = Clock::new(core.driver().now_ns());
+    let mut entry_pools = trace::EntryPools::default();
     for event in core.history() {
-        device_traces[event.device.0 as usize].push(entry(&event, &clock));
+        let pool = entry_pools.number((event.pool.0, event.pool.1));
+        device_traces[event.device.0 as usize].push(entry(&event, pool, &clock));
     }
     let segments = core.snapshot();
     let segments = segments.iter().map(|one| segment(one, is_mapped(allocator, one))).collect();
-    trace::Snapshot { segments, device_traces, settings: settings(core), ..Default::default() }
+    let settings = settings(core);
+    trace::Snapshot { segments, device_traces, settings, entry_pools, ..Default::default() }
 }
 
 fn segment(info: &SegmentInfo, is_expandable: bool) -> trace::Segment {
@@ -256,7 +259,7 @@ fn segment(info: &SegmentInfo, is_expandable: bool) -> trace::Segment {
     }
 }
 
-fn entry(event: &HistoryEvent, clock: &Clock) -> trace::TraceEntry {
+fn entry(event: &HistoryEvent, pool: trace::EntryPool, clock: &Clock) -> trace::TraceEntry {
     trace::TraceEntry {
         action: match event.action {
             Action::Alloc => trace::Action::Alloc,
@@ -275,6 +278,7 @@ fn entry(event: &HistoryEvent, clock: &Clock) -> trace::TraceEntry {
         stream: event.stream.0,
         time_us: clock.unix_us(event.time_ns),
         stack: trace::StackId::default(),
+        pool,
     }
 }
 

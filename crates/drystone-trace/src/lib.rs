@@ -55,6 +55,6 @@ pub use read::{
 pub use rmm::read_rmm_logs;
 pub use run::{OutOfMemory, Run};
 pub use snapshot::{
-    Action, BlockState, Frame, Segment, SegmentType, Snapshot, SnapshotBlock, StackId, Stacks,
-    TraceEntry,
+    Action, BlockState, EntryPool, EntryPools, Frame, Segment, SegmentType, Snapshot,
+    SnapshotBlock, StackId, Stacks, TraceEntry,
 };

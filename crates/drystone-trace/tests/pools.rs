@@ -6,8 +6,9 @@ use common::encode::{Val, encode};
 use common::recorded;
 use common::torch::{block, entry, segment, whole};
 use drystone_trace::{
-    Action, Entry, Format, Frame, Limits, MAX_SIZE, NativeReader, NativeWriter, Op, Run, Segment,
-    SegmentType, Snapshot, StackId, Trace, TraceEntry, read_run, read_run_bytes, read_trace_bytes,
+    Action, Entry, EntryPool, Format, Frame, Limits, MAX_SIZE, NativeReader, NativeWriter, Op, Run,
+    Segment, SegmentType, Snapshot, StackId, Trace, TraceEntry, read_run, read_run_bytes,
+    read_trace_bytes,
 };
 
 /// A segment of 4096 bytes in a pool of its own.
@@ -146,6 +147,7 @@ fn segments_that_make_no_sense_are_no_trouble() {
         stream: 0,
         time_us: 0,
         stack: StackId::default(),
+        pool: EntryPool::default(),
     };
     let actions = [Action::FreeCompleted, Action::SegmentAlloc, Action::Alloc];
     let ring: Vec<_> =

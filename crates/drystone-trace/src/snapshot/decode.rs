@@ -10,7 +10,8 @@ use crate::snapshot::keys::{Key, Keys};
 use crate::snapshot::stacks::Interner;
 use crate::snapshot::view::{Failure, View};
 use crate::snapshot::{
-    Action, BlockState, Frame, Segment, SegmentType, Snapshot, SnapshotBlock, StackId, TraceEntry,
+    Action, BlockState, EntryPool, EntryPools, Frame, Segment, SegmentType, Snapshot,
+    SnapshotBlock, StackId, TraceEntry,
 };
 
 const MAX_DEVICE: u64 = MAX_DEVICES as u64 - 1;
@@ -26,6 +27,7 @@ pub(super) fn decode(
         view: View::new(arena),
         keys: Keys::new(arena.str_count()),
         interner: Interner::default(),
+        pools: EntryPools::default(),
         frames: Vec::new(),
         budget,
         entries_left: limits.max_events,
@@ -33,6 +35,7 @@ pub(super) fn decode(
     };
     let mut snapshot = decoder.snapshot(top)?;
     snapshot.stacks = decoder.interner.finish();
+    snapshot.entry_pools = decoder.pools;
     Ok(snapshot)
 }
 
@@ -40,6 +43,7 @@ struct Decoder<'a, 'b> {
     view: View<'a>,
     keys: Keys,
     interner: Interner,
+    pools: EntryPools,
     /// The frame that a dict is, or the stack that a list is, where that is known; empty until there
     /// is one.
     frames: Vec<Option<Interned>>,
@@ -195,7 +199,7 @@ impl<'a> Decoder<'a, '_> {
         }))?;
         let (mut action, mut addr, mut size) = (None, None, None);
         let (mut device_free, mut stream, mut time_us) = (0, 0, 0);
-        let mut stack = StackId::default();
+        let (mut stack, mut pool) = (StackId::default(), EntryPool::default());
         self.for_each_key(word, |this, key, word| {
             match key {
                 Key::Action => action = Some(action_of(this.view.str(word)?)),
@@ -204,6 +208,7 @@ impl<'a> Decoder<'a, '_> {
                 Key::Size => size = Some(this.size(word)?),
                 Key::Stream => stream = this.view.handle(word)?,
                 Key::TimeUs => time_us = this.view.number(word, u64::MAX)?,
+                Key::PoolId => pool = this.entry_pool(word)?,
                 Key::Frames => stack = this.stack(word)?,
                 _ => {}
             }
@@ -221,7 +226,12 @@ impl<'a> Decoder<'a, '_> {
             (_, None) if is_block => return Err(self.view.missing(Key::Addr.name())),
             (_, None) => 0,
         };
-        Ok(TraceEntry { action, addr, size: size.unwrap_or(0), stream, time_us, stack })
+        Ok(TraceEntry { action, addr, size: size.unwrap_or(0), stream, time_us, stack, pool })
+    }
+
+    fn entry_pool(&mut self, word: Word) -> Result<EntryPool, Failure> {
+        let id = self.pair(word)?;
+        Ok(self.pools.number_within(id, self.budget)?)
     }
 
     fn stack(&mut self, word: Word) -> Result<StackId, Failure> {

@@ -7,7 +7,8 @@ use crate::event::{Op, Trace};
 use crate::run::Run;
 use crate::snapshot::layout::{Arena, rounded};
 use crate::snapshot::{
-    Action, BlockState, Segment, SegmentType, Snapshot, SnapshotBlock, StackId, TraceEntry,
+    Action, BlockState, EntryPool, EntryPools, Segment, SegmentType, Snapshot, SnapshotBlock,
+    StackId, TraceEntry,
 };
 
 /// Where the first arena begins: about where CUDA's addresses do.
@@ -56,6 +57,8 @@ impl Run {
                 stream: u64::from(event.stream),
                 time_us: event.t_us,
                 stack,
+                // The segments say it: each is of one pool all the while.
+                pool: EntryPool::default(),
             });
             if index < trace.prelude {
                 prelude[device as usize] += 1;
@@ -67,6 +70,7 @@ impl Run {
             settings: self.settings.clone(),
             stacks: self.stacks.clone(),
             prelude: if trace.prelude == 0 { Vec::new() } else { prelude },
+            entry_pools: EntryPools::default(),
         })
     }
 

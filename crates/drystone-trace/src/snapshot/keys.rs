@@ -55,6 +55,7 @@ keys! {
     Addr = "addr",
     DeviceFree = "device_free",
     TimeUs = "time_us",
+    PoolId = "pool_id",
     History = "history",
     RealSize = "real_size",
     Filename = "filename",

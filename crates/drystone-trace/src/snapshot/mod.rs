@@ -2,6 +2,7 @@
 
 mod actions;
 mod decode;
+mod entry_pools;
 mod from_run;
 mod keys;
 mod layout;
@@ -16,6 +17,7 @@ use crate::input::Input;
 use crate::limits::{Budget, Limits};
 use crate::{json, pickle};
 
+pub use entry_pools::{EntryPool, EntryPools};
 pub(crate) use stacks::RawFrame;
 pub use stacks::{Frame, StackId, Stacks};
 
@@ -36,6 +38,8 @@ pub struct Snapshot {
     /// before: those that [`Run::to_snapshot`](crate::Run::to_snapshot) puts there. Empty for torch's
     /// own snapshots.
     pub prelude: Vec<u64>,
+    /// The pools that entries name themselves; empty for torch's own snapshots.
+    pub entry_pools: EntryPools,
 }
 
 /// Memory that the allocator took from the device.
@@ -145,7 +149,12 @@ pub struct TraceEntry {
     pub time_us: u64,
     /// Who did it; empty if it was not recorded.
     pub stack: StackId,
+    /// The pool of the block or segment, by its number in [`Snapshot::entry_pools`]: said by the
+    /// histories that Drystone records.
+    pub pool: EntryPool,
 }
+
+const _: () = assert!(size_of::<TraceEntry>() <= 40, "millions of entries are held at once");
 
 /// The strings of a snapshot's text are found by 32-bit offsets.
 const MOST_TEXT_BYTES: u64 = u32::MAX as u64;

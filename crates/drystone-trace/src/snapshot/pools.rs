@@ -1,23 +1,26 @@
-//! The pool of each block. Entries of a ring do not name it, but the segments at the end do: a block
-//! lay in the pool of the segment that covers its address, if that segment was there already.
+//! The pool of each block. Entries of Drystone's histories name it. torch's do not, but the segments at
+//! the end do: a block lay in the pool of the segment that covers its address, if that segment was there
+//! already.
 //!
 //! A segment that came from the device whole was there behind the last entry that takes its address,
 //! or from the beginning where the ring has none. An expandable one is mapped piece by piece and
 //! belongs to one pool all the while: its addresses alone decide. What no segment at the end covers
 //! counts to the default pool.
 //!
-//! torch's segments never change pools. Drystone's may, once a pool is released; no entry says so, and
-//! then the pool is the last one.
+//! torch's segments never change pools. Drystone's may, once a pool is released: for the blocks that no
+//! entry names, those live from before the ring to the end, the pool is the last one.
 
 use crate::limits::{Budget, Exceeded};
-use crate::snapshot::{Action, Segment, Snapshot};
+use crate::snapshot::{Action, EntryPools, Segment, Snapshot, TraceEntry};
 
 /// The default pool's id.
 const DEFAULT: (u64, u64) = (0, 0);
 
 /// The private pools of a snapshot, each named by a number from 1 on; 0 is the default pool. Without
 /// private pools all is empty.
-pub(super) struct Pools {
+pub(super) struct Pools<'a> {
+    /// What entries say themselves.
+    said: &'a EntryPools,
     /// By number less 1, sorted.
     ids: Vec<(u64, u64)>,
     /// The segments of private pools by device and address; no two begin at one address.
@@ -35,13 +38,15 @@ struct Place {
     since: u64,
 }
 
-impl Pools {
-    pub(super) fn of(snapshot: &Snapshot, budget: &mut Budget) -> Result<Self, Exceeded> {
+impl<'a> Pools<'a> {
+    pub(super) fn of(snapshot: &'a Snapshot, budget: &mut Budget) -> Result<Self, Exceeded> {
         let private = |segment: &&Segment| segment.segment_pool_id != DEFAULT;
         let segments = || snapshot.segments.iter().filter(private);
-        let mut pools = Pools { ids: Vec::new(), places: Vec::new() };
-        for segment in segments() {
-            budget.push(&mut pools.ids, segment.segment_pool_id)?;
+        let said = &snapshot.entry_pools;
+        let mut pools = Pools { said, ids: Vec::new(), places: Vec::new() };
+        let of_entries = said.ids().iter().copied().filter(|&id| id != DEFAULT);
+        for id in segments().map(|segment| segment.segment_pool_id).chain(of_entries) {
+            budget.push(&mut pools.ids, id)?;
         }
         pools.ids.sort_unstable();
         pools.ids.dedup();
@@ -86,13 +91,24 @@ impl Pools {
 
     /// The pool of the segment.
     pub(super) fn of_segment(&self, segment: &Segment) -> u64 {
+        self.number(segment.segment_pool_id)
+    }
+
+    fn number(&self, id: (u64, u64)) -> u64 {
         // The default pool is not among the ids.
-        self.ids.binary_search(&segment.segment_pool_id).map_or(0, |found| found as u64 + 1)
+        self.ids.binary_search(&id).map_or(0, |found| found as u64 + 1)
+    }
+
+    /// The pool of the block of entry `index` of the device's ring: what the entry says, else of where
+    /// it was.
+    pub(super) fn of_entry(&self, entry: &TraceEntry, device: u32, index: u64) -> u64 {
+        let said = self.said.get(entry.pool).map(|id| self.number(id));
+        said.unwrap_or_else(|| self.at(device, entry.addr, index))
     }
 
     /// The pool of the block that was at this address at entry `index` of the device's ring. Where
     /// segments overlap, the one that begins last counts.
-    pub(super) fn at(&self, device: u32, address: u64, index: u64) -> u64 {
+    fn at(&self, device: u32, address: u64, index: u64) -> u64 {
         let next =
             self.places.partition_point(|place| (place.device, place.start) <= (device, address));
         let Some(place) = next.checked_sub(1).map(|last| &self.places[last]) else { return 0 };

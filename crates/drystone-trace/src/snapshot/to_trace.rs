@@ -19,9 +19,10 @@ use crate::snapshot::{Action, BlockState, Segment, Snapshot, SnapshotBlock, Stac
 
 impl Snapshot {
     /// The snapshot's events as a trace called `name`, with the blocks that were live before as its
-    /// [`prelude`](Trace::prelude). Times count from the first event. A block's pool is that of the
-    /// segment at the end that covers its address, if it was there already; otherwise, and so for
-    /// memory that was given back since, it counts to the default pool.
+    /// [`prelude`](Trace::prelude). Times count from the first event. A block's pool is the one that
+    /// its entry says, as in histories of Drystone; else that of the segment at the end that covers its
+    /// address, if it was there already; otherwise, and so for memory that was given back since, it
+    /// counts to the default pool.
     ///
     /// # Errors
     /// [`TraceError::Limit`] where the trace would pass `limits`.
@@ -77,7 +78,7 @@ impl Snapshot {
             for (index, entry) in (0..).zip(&ring[..self.prelude_of(device)]) {
                 stacks.push(entry.stack);
                 let found = Position::Entry { device, index };
-                let pool = pools.at(device, entry.addr, index);
+                let pool = pools.of_entry(entry, device, index);
                 let event = Recorded { pool, ..recorded(entry, Op::Alloc, device, start) };
                 builder.push(event, found)?;
             }
@@ -98,7 +99,7 @@ impl Snapshot {
             match op {
                 Op::Alloc => {
                     stacks.push(stack);
-                    pool = pools.at(device, addr, u64::from(index));
+                    pool = pools.of_entry(entry, device, u64::from(index));
                 }
                 Op::OutOfMemory => {
                     let event = builder.len();
@@ -161,10 +162,14 @@ impl Snapshot {
         Ok(before)
     }
 
-    /// The pool of a block that was live before: of its segment, or of where it was when it was freed.
+    /// The pool of a block that was live before: of its segment, or what the entry of its free says or
+    /// of where it was then.
     fn pool_of(&self, block: &Before, pools: &Pools) -> u64 {
         match block.found {
-            Position::Entry { device, index } => pools.at(device, block.key.1, index),
+            Position::Entry { device, index } => {
+                let entry = &self.device_traces[device as usize][index as usize];
+                pools.of_entry(entry, device, index)
+            }
             Position::Segment(index) => pools.of_segment(&self.segments[index as usize]),
             _ => 0,
         }

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use crate::form::{Form, Json};
 use crate::pickle::Pickler;
 use crate::snapshot::actions::name_of;
+use crate::snapshot::keys::Key;
 use crate::snapshot::{
     Action, BlockState, Segment, SegmentType, Snapshot, SnapshotBlock, StackId, Stacks, TraceEntry,
 };
@@ -34,8 +35,9 @@ impl Snapshot {
     }
 }
 
-/// A key of ours, which others leave alone.
-const PRELUDE: &str = super::keys::Key::Prelude.name();
+// Keys of ours, which others leave alone.
+const PRELUDE: &str = Key::Prelude.name();
+const POOL_ID: &str = Key::PoolId.name();
 
 /// Bytes that are written at once.
 const BUFFER: usize = 1 << 16;
@@ -48,7 +50,7 @@ fn snapshot<F: Form>(form: &mut F, snapshot: &Snapshot) -> io::Result<()> {
     })?;
     entry(form, "device_traces", |form| {
         list(form, &snapshot.device_traces, |form, ring| {
-            list(form, ring, |form, one| trace_entry(form, one, stacks))
+            list(form, ring, |form, one| trace_entry(form, one, snapshot))
         })
     })?;
     entry(form, "allocator_settings", |form| settings(form, &snapshot.settings))?;
@@ -100,7 +102,7 @@ fn block<F: Form>(form: &mut F, block: &SnapshotBlock, stacks: &Stacks) -> io::R
     form.end_dict()
 }
 
-fn trace_entry<F: Form>(form: &mut F, one: &TraceEntry, stacks: &Stacks) -> io::Result<()> {
+fn trace_entry<F: Form>(form: &mut F, one: &TraceEntry, snapshot: &Snapshot) -> io::Result<()> {
     form.begin_dict()?;
     entry(form, "action", |form| form.text(name_of(one.action)))?;
     let addr = if one.action == Action::OutOfMemory { "device_free" } else { "addr" };
@@ -112,7 +114,10 @@ fn trace_entry<F: Form>(form: &mut F, one: &TraceEntry, stacks: &Stacks) -> io::
     entry(form, "compile_context", |form| form.text("N/A"))?;
     entry(form, "user_metadata", |form| form.text(""))?;
     if one.stack != StackId::default() {
-        entry(form, "frames", |form| frames(form, one.stack, stacks))?;
+        entry(form, "frames", |form| frames(form, one.stack, &snapshot.stacks))?;
+    }
+    if let Some((first, second)) = snapshot.entry_pools.get(one.pool) {
+        entry(form, POOL_ID, |form| form.pair(first, second))?;
     }
     form.end_dict()
 }
