@@ -7,7 +7,7 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use drystone_core::{Config, DeviceId, Driver, StreamId};
+use drystone_core::{Config, DeviceId, Driver, PoolId, Purpose, StreamId};
 use drystone_sim::{Access, SimConfig, SimDriver};
 use drystone_trace::{
     Event, Format, Limits, NO_BLOCK, Op, read_run_bytes, read_snapshot_bytes, read_trace_bytes,
@@ -209,6 +209,65 @@ fn a_history_is_the_same_run_in_every_format() {
 }
 
 #[test]
+fn a_history_over_a_released_pool_names_the_pool_of_each_block() {
+    for backing in ["malloc", "vmm"] {
+        let (mut allocator, _sim) = make(&format!("history:100,backing:{backing}"));
+        let pool = PoolId(3, 9);
+        let begin = |allocator: &drystone_allocator_t| {
+            let begun = allocator.core().begin_pool(DEVICE, pool, Purpose::User, |_| true);
+            begun.expect("a private pool");
+        };
+        let held = |allocator: &drystone_allocator_t| -> u64 {
+            allocator.core().snapshot().iter().map(|segment| segment.size).sum()
+        };
+        begin(&allocator);
+        let freed = allocate(&mut allocator, 4 << 20);
+        let kept = allocate(&mut allocator, 6 << 20);
+        allocator.core().end_pool(DEVICE, pool).expect("begun");
+        free(&mut allocator, freed);
+        allocator.core().release_pool(DEVICE, pool).expect("held once");
+        // What the pool had serves the default one: at its address, or mapped elsewhere.
+        let reserved = held(&allocator);
+        allocate(&mut allocator, 4 << 20);
+        free(&mut allocator, kept);
+        allocate(&mut allocator, 6 << 20);
+        assert_eq!(held(&allocator), reserved, "{backing}");
+        // SAFETY: a live allocator and somewhere to write to.
+        let csv = bytes(|out| unsafe { drystone_trace(&mut allocator, 0, out) });
+        let limits = Limits::default();
+        let trace = read_trace_bytes("history", &csv, &limits).expect("a trace");
+        assert_eq!((trace.blocks, &trace.block_pools[..]), (4, &[1, 1][..]), "{backing}");
+        for format in [DRYSTONE_FORMAT_JSON, DRYSTONE_FORMAT_PICKLE] {
+            let text = snapshot(&mut allocator, format);
+            let read = read_snapshot_bytes(&text, &limits).expect("a snapshot");
+            // At the end all is the default pool's, so that the entries alone know.
+            assert!(read.segments.iter().all(|segment| segment.segment_pool_id == (0, 0)));
+            let again = read.to_trace("history", &limits).expect("a trace");
+            assert_eq!(again.block_pools, trace.block_pools, "{backing}");
+        }
+        // From here on the ring begins with a block that the pool had and that the default one freed.
+        begin(&allocator);
+        let before = allocate(&mut allocator, 8 << 20);
+        allocator.core().set_history(0);
+        allocator.core().set_history(100);
+        free(&mut allocator, before);
+        allocator.core().end_pool(DEVICE, pool).expect("begun");
+        allocator.core().release_pool(DEVICE, pool).expect("held once");
+        allocate(&mut allocator, 8 << 20);
+        // SAFETY: a live allocator and somewhere to write to.
+        let csv = bytes(|out| unsafe { drystone_trace(&mut allocator, 0, out) });
+        let trace = read_trace_bytes("history", &csv, &limits).expect("a trace");
+        let pools = |size| -> Vec<u32> {
+            let events = trace.events.iter();
+            let blocks = events.filter(|event| event.op == Op::Alloc && event.size == size);
+            blocks.map(|event| trace.pool_of(event.id)).collect()
+        };
+        assert_eq!(pools(8 << 20), [1, 0], "{backing}");
+        assert_eq!(pools(4 << 20), [0], "{backing}: live all the while, in the default pool");
+    }
+}
+
+#[test]
 fn cpython_reads_a_snapshot_in_both_forms_alike() {
     let (mut allocator, _sim) = in_use();
     let pickle = snapshot(&mut allocator, DRYSTONE_FORMAT_PICKLE);
@@ -222,6 +281,8 @@ assert ours['segments'][0]['segment_pool_id'] == (0, 0)
 # Each snapshot is an event of the next one, so that the second has one more.
 assert text['device_traces'][0][-1]['action'] == 'snapshot'
 assert len(ours['device_traces'][0]) + 1 == len(text['device_traces'][0])
+assert all(entry['pool_id'] == (0, 0) for entry in ours['device_traces'][0])
+assert all(entry['pool_id'] == [0, 0] for entry in text['device_traces'][0])
 for key in 'segments', 'allocator_settings', 'external_annotations':
     assert json.loads(json.dumps(ours[key])) == text[key], key
 states = {block['state'] for segment in ours['segments'] for block in segment['blocks']}

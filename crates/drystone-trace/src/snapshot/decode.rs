@@ -208,7 +208,10 @@ impl<'a> Decoder<'a, '_> {
                 Key::Size => size = Some(this.size(word)?),
                 Key::Stream => stream = this.view.handle(word)?,
                 Key::TimeUs => time_us = this.view.number(word, u64::MAX)?,
-                Key::PoolId => pool = this.entry_pool(word)?,
+                Key::PoolId => {
+                    let id = this.pair(word)?;
+                    pool = this.pools.number_within(id, this.budget)?;
+                }
                 Key::Frames => stack = this.stack(word)?,
                 _ => {}
             }
@@ -227,11 +230,6 @@ impl<'a> Decoder<'a, '_> {
             (_, None) => 0,
         };
         Ok(TraceEntry { action, addr, size: size.unwrap_or(0), stream, time_us, stack, pool })
-    }
-
-    fn entry_pool(&mut self, word: Word) -> Result<EntryPool, Failure> {
-        let id = self.pair(word)?;
-        Ok(self.pools.number_within(id, self.budget)?)
     }
 
     fn stack(&mut self, word: Word) -> Result<StackId, Failure> {
