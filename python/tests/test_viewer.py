@@ -76,6 +76,9 @@ def test_a_snapshot_of_the_allocator(
     as_json = drystone.snapshot()
     read = pickle.loads((tmp_path / "run.pickle").read_bytes())
     for snapshot in read, as_json:
+        # A key that PyTorch's snapshots do not have.
+        pools = {tuple(entry["pool_id"]) for ring in snapshot["device_traces"] for entry in ring}
+        assert pools == {(0, 0)}
         events = opens(snapshot, capsys)
         assert "raise OutOfMemoryError # 100.0MiB requested" in events
         assert events.count("free completed") == 2
