@@ -79,7 +79,7 @@ impl Builder {
             blocks: HashMap::new(),
             dense: Vec::new(),
             streams: HashMap::from([(0, 0)]),
-            pools: HashMap::new(),
+            pools: HashMap::from([(0, 0)]),
             block_pools: Vec::new(),
             dropped: Dropped::default(),
             devices: 1,
@@ -175,15 +175,7 @@ impl Builder {
         if pool == 0 {
             return Ok(());
         }
-        let number = match self.pools.get(&pool) {
-            Some(number) => *number,
-            None => {
-                self.budget.charge(MAP_ENTRY_BYTES)?;
-                let number = self.pools.len() as u32 + 1;
-                self.pools.insert(pool, number);
-                number
-            }
-        };
+        let number = number_of(&mut self.pools, pool, &mut self.budget)?;
         let missing = (id as usize).saturating_sub(self.block_pools.len());
         self.budget.reserve(&mut self.block_pools, missing + 1)?;
         self.block_pools.resize(id as usize, 0);
@@ -248,25 +240,12 @@ impl Builder {
         if self.events.len() as u64 >= self.max_events {
             return Err(Exceeded { kind: LimitKind::Events, allowed: self.max_events });
         }
-        let stream = self.stream(recorded.stream)?;
+        let stream = number_of(&mut self.streams, recorded.stream, &mut self.budget)?;
         let Recorded { t_us, op, size, device, .. } = recorded;
         self.budget.push(&mut self.events, Event { t_us, size, id, stream, device, op })?;
         self.devices = self.devices.max(device + 1);
         self.last_t = t_us;
         Ok(())
-    }
-
-    fn stream(&mut self, stream: u64) -> Result<u32, Exceeded> {
-        if stream == 0 {
-            return Ok(0);
-        }
-        if let Some(number) = self.streams.get(&stream) {
-            return Ok(*number);
-        }
-        self.budget.charge(MAP_ENTRY_BYTES)?;
-        let number = self.streams.len() as u32;
-        self.streams.insert(stream, number);
-        Ok(number)
     }
 
     fn find(&self, key: BlockKey) -> Option<&Block> {
@@ -296,4 +275,22 @@ impl Builder {
             dropped: self.dropped,
         }
     }
+}
+
+/// The number of a stream or pool by its name in the recording, in order of appearance; 0 is 0.
+fn number_of(
+    numbers: &mut HashMap<u64, u32>,
+    name: u64,
+    budget: &mut Budget,
+) -> Result<u32, Exceeded> {
+    if name == 0 {
+        return Ok(0);
+    }
+    if let Some(number) = numbers.get(&name) {
+        return Ok(*number);
+    }
+    budget.charge(MAP_ENTRY_BYTES)?;
+    let number = numbers.len() as u32;
+    numbers.insert(name, number);
+    Ok(number)
 }

@@ -137,6 +137,15 @@ impl Trace {
         self.block_pools.get(block as usize).copied().unwrap_or(0)
     }
 
+    /// Says the pool of a block.
+    pub fn set_pool(&mut self, block: u32, pool: u32) {
+        let at = block as usize;
+        if pool != self.pool_of(block) {
+            self.block_pools.resize(self.block_pools.len().max(at + 1), 0);
+            self.block_pools[at] = pool;
+        }
+    }
+
     /// How many pools there are, counting the default one even if unused; numbers are below this.
     pub fn pools(&self) -> u32 {
         self.block_pools.iter().max().map_or(1, |most| most + 1)

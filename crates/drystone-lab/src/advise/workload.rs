@@ -70,7 +70,7 @@ fn merged(run: &Run, mut traces: Vec<Trace>) -> Trace {
         streams: run.trace.streams,
         devices: run.trace.devices,
         prelude: traces.iter().map(|trace| trace.prelude).sum(),
-        block_pools: run.trace.block_pools.clone(),
+        block_pools: Vec::new(),
         dropped: Default::default(),
     };
     if let [_] = traces[..] {
@@ -79,6 +79,7 @@ fn merged(run: &Run, mut traces: Vec<Trace>) -> Trace {
         all.block_pools = std::mem::take(&mut traces[0].block_pools);
         return all;
     }
+    all.block_pools = run.trace.block_pools.clone();
     let before = |trace: &Trace| trace.events[..trace.prelude].to_vec();
     let mut events: Vec<_> = traces.iter().flat_map(before).collect();
     for trace in &traces {
@@ -91,11 +92,7 @@ fn merged(run: &Run, mut traces: Vec<Trace>) -> Trace {
             event
         }));
         for block in own..trace.blocks {
-            let pool = trace.pool_of(block);
-            if pool != 0 {
-                all.block_pools.resize(block.saturating_add(more) as usize, 0);
-                all.block_pools.push(pool);
-            }
+            all.set_pool(block.saturating_add(more), trace.pool_of(block));
         }
         all.blocks = all.blocks.saturating_add(trace.blocks - own);
     }

@@ -146,10 +146,10 @@ impl<'a> View<'a> {
 
     /// Says of which pool the request of that event was: the one said before.
     pub(super) fn ask_in(&mut self, pool: u32, event: usize) -> u32 {
-        let block = self.trace.events[event].id as usize;
-        let pools = &mut self.trace.block_pools;
-        pools.resize(pools.len().max(block + 1), 0);
-        std::mem::replace(&mut pools[block], pool)
+        let block = self.trace.events[event].id;
+        let before = self.trace.pool_of(block);
+        self.trace.set_pool(block, pool);
+        before
     }
 
     /// Puts a failed request in as a block.
@@ -160,10 +160,7 @@ impl<'a> View<'a> {
         }
         let Before { live, reserved, start, pool } = before;
         self.trace.blocks += 1;
-        if pool != 0 {
-            self.trace.block_pools.resize(id as usize, 0);
-            self.trace.block_pools.push(pool);
-        }
+        self.trace.set_pool(id, pool);
         let all = &self.run.out_of_memory;
         let known = all.binary_search_by_key(&index, |known| known.event).ok().map(|at| all[at]);
         self.failed.push(known.map(|known| known.stack).unwrap_or_default());
