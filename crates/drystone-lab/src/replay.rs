@@ -144,18 +144,18 @@ fn run<B: Below + 'static, C: Clock>(
     let start = |why| ReplayError::Start { policy: spec.to_string(), why };
     let policy = (spec.make)(Arc::clone(meter) as Arc<dyn Driver>).map_err(start)?;
     let mut run = Run {
+        trace,
         meter,
         clock,
         policy,
         blocks: vec![0; trace.blocks as usize],
-        pools: &trace.block_pools,
         sampler: Sampler::new(trace),
         origin_us: trace.events.first().map_or(0, |event| event.t_us),
         tally: Tally::default(),
         journal,
     };
     let started = Instant::now();
-    let (done, stop) = run.events(trace, progress);
+    let (done, stop) = run.events(progress);
     let elapsed = started.elapsed();
     progress(done);
 
@@ -240,13 +240,12 @@ struct Tally {
 
 /// A replay underway.
 struct Run<'a, B, C> {
+    trace: &'a Trace,
     meter: &'a Meter<B>,
     clock: C,
     policy: Box<dyn Policy>,
     /// The address of each block; 0 before it is allocated and after it is freed.
     blocks: Vec<u64>,
-    /// The pool of each block, as in [`Trace::block_pools`].
-    pools: &'a [u32],
     sampler: Sampler,
     origin_us: u64,
     tally: Tally,
@@ -255,8 +254,8 @@ struct Run<'a, B, C> {
 
 impl<B: Below, C: Clock> Run<'_, B, C> {
     /// Plays the events; how many were looked at, and why it ended early, if it did.
-    fn events(&mut self, trace: &Trace, progress: &mut dyn FnMut(usize)) -> (usize, Option<Stop>) {
-        let mut done = 0;
+    fn events(&mut self, progress: &mut dyn FnMut(usize)) -> (usize, Option<Stop>) {
+        let (trace, mut done) = (self.trace, 0);
         let emptied = emptied(trace);
         let mut emptied = emptied.iter().peekable();
         for chunk in trace.events.chunks(CHUNK) {
@@ -291,11 +290,8 @@ impl<B: Below, C: Clock> Run<'_, B, C> {
         self.sampler.arrive(event.t_us);
         let stream = self.clock.stream(event.stream);
         let device = DeviceId(event.device);
-        let given = match self.pools.get(event.id as usize) {
-            None | Some(0) => self.policy.allocate(event.size, device, stream),
-            Some(&pool) => self.policy.allocate_in(pool, event.size, device, stream),
-        };
-        let address = match given {
+        let pool = self.trace.pool_of(event.id);
+        let address = match self.policy.allocate_in(pool, event.size, device, stream) {
             Ok(address) => address,
             Err(refusal) => return Some(self.refused(event, index, refusal)),
         };

@@ -4,9 +4,7 @@
 use std::sync::Arc;
 
 use drystone_core::{DeviceId, Driver, DriverCall, StreamId};
-use drystone_lab::{
-    Needs, POLICIES, Policy, PolicyInfo, PolicySpec, Refusal, SimTarget, Target, replay,
-};
+use drystone_lab::{Needs, POLICIES, PolicyInfo, PolicySpec, Refusal, SimTarget, Target, replay};
 use drystone_sim::{Access, FaultPlan, SimConfig, SimDriver};
 use drystone_trace::{Limits, Trace, read_trace, read_trace_bytes};
 
@@ -201,25 +199,19 @@ fn a_real_trace_is_played_to_its_end() {
     }
 }
 
-fn take(policy: &mut dyn Policy, pool: u32, size: u64) -> u64 {
-    let given = match pool {
-        0 => policy.allocate(size, DEVICE, StreamId(0)),
-        pool => policy.allocate_in(pool, size, DEVICE, StreamId(0)),
-    };
-    given.unwrap()
-}
-
 #[test]
 fn what_a_private_pool_has_serves_no_other() {
     for (info, spec) in with_pools() {
         let sim = Arc::new(SimDriver::new(SimConfig::default()).unwrap());
         let mut policy = (spec.make)(Arc::clone(&sim) as Arc<dyn Driver>).unwrap();
         for size in [1_000, 3 << 20, 40 << 20] {
-            let at = [0, 1, 2].map(|pool| take(&mut *policy, pool, size));
+            let at =
+                [0, 1, 2].map(|pool| policy.allocate_in(pool, size, DEVICE, StreamId(0)).unwrap());
             at.iter().for_each(|&address| policy.free(address).unwrap());
             // Emptying the cache leaves it what it has.
             policy.empty_cache().unwrap();
-            let again = [2, 1, 0].map(|pool| take(&mut *policy, pool, size));
+            let again =
+                [2, 1, 0].map(|pool| policy.allocate_in(pool, size, DEVICE, StreamId(0)).unwrap());
             assert_eq!(again[..2], [at[2], at[1]], "{}, {size}", info.name);
             again.iter().for_each(|&address| policy.free(address).unwrap());
         }

@@ -28,14 +28,16 @@ impl Baseline {
     ) -> Result<Self, ReplayError> {
         let settings = Settings::of(view.run)?;
         let target = target(view, &settings);
-        let mut played = replay_with_journal(&view.trace, &settings.policy, &target, progress)?;
+        let play = |view: &View<'_>, progress: &mut dyn FnMut(usize)| {
+            replay_with_journal(&view.trace, &settings.policy, &target, progress)
+        };
+        let mut played = play(view, progress)?;
         if let Some(failed) = view.failure
             && is_met(&played.0, failed.event)
         {
             for pool in view.other_pools(failed.event) {
                 let before = view.ask_in(pool, failed.event);
-                let other =
-                    replay_with_journal(&view.trace, &settings.policy, &target, &mut |_| {})?;
+                let other = play(view, &mut |_| {})?;
                 if !is_met(&other.0, failed.event) {
                     played = other;
                     break;

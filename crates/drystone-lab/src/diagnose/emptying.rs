@@ -92,22 +92,9 @@ struct Emptied {
     done: usize,
 }
 
-impl Emptied {
-    /// Before each allocation.
-    fn empty(&mut self) -> Result<(), Refusal> {
-        if self.before.get(self.done) == Some(&self.allocations) {
-            self.policy.empty_cache()?;
-            self.done += 1;
-        }
-        self.allocations += 1;
-        Ok(())
-    }
-}
-
 impl Policy for Emptied {
     fn allocate(&mut self, size: u64, device: DeviceId, stream: StreamId) -> Result<u64, Refusal> {
-        self.empty()?;
-        self.policy.allocate(size, device, stream)
+        self.allocate_in(0, size, device, stream)
     }
 
     fn allocate_in(
@@ -117,7 +104,11 @@ impl Policy for Emptied {
         device: DeviceId,
         stream: StreamId,
     ) -> Result<u64, Refusal> {
-        self.empty()?;
+        if self.before.get(self.done) == Some(&self.allocations) {
+            self.policy.empty_cache()?;
+            self.done += 1;
+        }
+        self.allocations += 1;
         self.policy.allocate_in(pool, size, device, stream)
     }
 

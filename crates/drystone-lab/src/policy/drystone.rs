@@ -73,6 +73,9 @@ impl Policy for Drystone {
         device: DeviceId,
         stream: StreamId,
     ) -> Result<u64, Refusal> {
+        if pool == 0 {
+            return self.allocate(size, device, stream);
+        }
         let pool = PoolId(0, u64::from(pool));
         let broken = |error: PoolError| Refusal::Broken(error.to_string().into());
         self.allocator.begin_pool(device, pool, Purpose::Capture, |_| true).map_err(broken)?;

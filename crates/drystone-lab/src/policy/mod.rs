@@ -59,8 +59,8 @@ pub trait Policy {
     /// Hands out `size` bytes of `device` for use on `stream`: an address, or 0 for 0 bytes.
     fn allocate(&mut self, size: u64, device: DeviceId, stream: StreamId) -> Result<u64, Refusal>;
 
-    /// The same from a private pool, such as that of a captured graph, numbered from 1 on
-    /// ([`Trace::block_pools`]). What lies in one serves no other pool and is kept until the end; in PyTorch and
+    /// The same from a pool: 0 is the default one, from 1 on are private ones, such as those of captured
+    /// graphs ([`Trace::block_pools`]). What lies in a private one serves no other and is kept until the end; in PyTorch and
     /// Drystone, that is: others have no pools, and serve it as any other request.
     ///
     /// [`Trace::block_pools`]: drystone_trace::Trace::block_pools

@@ -83,10 +83,8 @@ impl Run {
                 let (stream, size) = (number(next()?)?, number(next()?)?);
                 let ok = next()? == "=";
                 let expected = if ok { Ok(number(next()?)?) } else { Err(next()?) };
-                let given = match self.pool {
-                    0 => self.policy.allocate(size, DeviceId(0), StreamId(stream)),
-                    pool => self.policy.allocate_in(pool, size, DeviceId(0), StreamId(stream)),
-                };
+                let stream = StreamId(stream);
+                let given = self.policy.allocate_in(self.pool, size, DeviceId(0), stream);
                 self.calls.extend(self.ledger.entries());
                 self.blocks.extend(&given);
                 match (&given, expected) {
